@@ -1,0 +1,158 @@
+"""The `gn` command: the group, and the one place where errors become messages and exit codes.
+
+What loads a command's tool, and with it numpy, is the body of the command; `gn --help` loads neither.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
+from io import TextIOWrapper
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from gncli import __version__
+from gncli.errors import GnError, UsageError
+from gncli.report import say
+
+COMMANDS = ("normalize", "stats")  # each a module of this package, and the command in it
+CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
+
+Attempt = Callable[[str], AbstractContextManager[None]]
+
+
+def tell(error: Exception, address: str | None = None) -> int:
+    """Say on stderr, in one line, what went wrong (with `address`); return the exit code that it means."""
+    code = 1
+    blame = f"{address}: " if address else ""
+    match error:
+        case GnError():
+            text, code = str(error.at(address) if address else error), error.exit_code
+        case MemoryError():
+            text = f"{blame}out of memory; try a smaller --memory or fewer --jobs"
+        case OSError():
+            where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else blame
+            text = f"{where}{error.strerror or error}"
+        case _:
+            text = f"{blame}{type(error).__name__}: {error}; this is a bug in gn, GN_DEBUG=1 shows where"
+            if os.environ.get("GN_DEBUG"):
+                traceback.print_exception(error)
+    say("error", text)
+    return code
+
+
+@contextmanager
+def attempts() -> Iterator[Attempt]:
+    """Gives an `attempt(address)` for each input: one that fails is told, and the next still done.
+
+    Exits with 1 in the end if any failed. What would fail for every input goes through.
+    """
+    failed = 0
+
+    @contextmanager
+    def attempt(address: str) -> Iterator[None]:
+        nonlocal failed
+        try:
+            yield
+        except (BrokenPipeError, UsageError):
+            raise
+        except Exception as error:  # noqa: BLE001 - told, counted, and shown whole with GN_DEBUG
+            failed += 1
+            tell(error, address)
+
+    yield attempt
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def edge() -> Iterator[None]:
+    """Where an exception ends: as a line on stderr and an exit code."""
+    try:
+        yield
+    except (click.ClickException, click.Abort, click.exceptions.Exit):
+        raise  # click has words and codes of its own
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        raise click.exceptions.Exit(CLOSED_PIPE) from None
+    except Exception as error:  # noqa: BLE001 - told, and shown whole with GN_DEBUG
+        raise click.exceptions.Exit(tell(error)) from None
+    finally:
+        _settle()
+
+
+def _settle() -> None:
+    """Flush; what cannot be written is dropped now, lest the interpreter complain of it at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
+class Gn(click.Group):
+    """Loads a command when it is named, and ends every exception at the edge."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"gncli.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with edge():
+            return super().make_context(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.obj = shlex.join(["gn", *args])  # an HDF5 output tells the command that made it
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        with edge():
+            return super().invoke(ctx)
+
+
+@click.group(cls=Gn, context_settings=CONTEXT)
+# Not from the environment: GN_VERSION is a name that other tools' build scripts use.
+@click.version_option(__version__, prog_name="gn", allow_from_autoenv=False)
+def gn() -> None:
+    """Group Normalization (Wu & He, 2018) for tensors in files.
+
+    An INPUT is FILE (.npy or HDF5), FILE::/path/in/file, or FILE::/glob*/x. Every option can be set
+    by the environment too, as GN_<COMMAND>_<OPTION>: GN_NORMALIZE_GROUPS=8.
+    """
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: what cleans up now is not to be cut short
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """What the shell runs. The process is gn's own, and is set up here."""
+    # The engine brings its own threads, and BLAS's would fight them. Read once, when numpy is loaded.
+    os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
+    for name in ("SIGTERM", "SIGHUP"):  # as an exception, so that temporary files go
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, _terminate)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None where the shell closed it
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
+    gn()

@@ -1,0 +1,176 @@
+"""Every option that commands share, and what makes a value valid. Commands pick from here."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import click
+from click.core import ParameterSource
+
+from gncli.conventions import CONVENTIONS
+from gncli.errors import UsageError
+from gncli.layout import Layout
+
+Decorated = TypeVar("Decorated", bound=Callable[..., object])
+Option = Callable[[Decorated], Decorated]
+
+SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)  # nearest first; the rest is a default
+SIZE = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>[KMGT]?)(?P<kind>I?B)?", re.IGNORECASE)
+
+
+def together(*options: Option[Decorated]) -> Option[Decorated]:
+    """Options that travel together, as one decorator."""
+
+    def decorate(command: Decorated) -> Decorated:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def finite_eps(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise click.BadParameter(f"{value:g} is not a finite number of 0 or more")
+    return value
+
+
+def layout_word(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    try:
+        return None if value is None else Layout.parse(value).word
+    except UsageError as error:
+        raise click.BadParameter(error.message) from None
+
+
+def number_or_address(ctx: click.Context, param: click.Parameter, value: str | None) -> float | str | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return value
+    if not math.isfinite(number):
+        raise click.BadParameter(f"{value} is not finite; a file of that name is ./{value}")
+    return number
+
+
+def memory_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """Bytes, with units as GNU tools have them: 64M and 64MiB are powers of 1024, 64MB of 1000."""
+    match = SIZE.fullmatch(value.strip())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a size; use bytes or 512k, 64M, 1.5GiB")
+    base = 1000 if (match["kind"] or "").upper() == "B" else 1024
+    size = int(float(match["number"]) * base ** " KMGT".index(match["unit"].upper() or " "))
+    if size < 1:
+        raise click.BadParameter(f"{value!r} is no memory at all; use bytes or 512k, 64M, 1.5GiB")
+    return size
+
+
+def framework(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Makes that framework's defaults the command's, below what the shell and the environment say."""
+    if value is not None:
+        ctx.default_map = {**(ctx.default_map or {}), **CONVENTIONS[value].defaults}
+    return value
+
+
+def chosen_groups(ctx: click.Context) -> dict[str, int | None]:
+    """--groups or --channels-per-group, whichever is said closer by: in the shell, in the environment.
+
+    Raises click.UsageError where both are said in one place.
+    """
+    groups: int | None = ctx.params["groups"]
+    per_group: int | None = ctx.params["channels_per_group"]
+    for place in SAID:
+        said = [ctx.get_parameter_source(name) is place for name in ("groups", "channels_per_group")]
+        if all(said):
+            raise click.UsageError("--groups and --channels-per-group exclude each other; give one")
+        if said[1]:
+            return {"groups": None, "channels_per_group": per_group}
+        if said[0]:
+            break
+    return {"groups": groups, "channels_per_group": None}
+
+
+def was_said(ctx: click.Context, name: str) -> bool:
+    """Whether the option `name` comes from the shell or the environment, not from a default."""
+    return ctx.get_parameter_source(name) in SAID
+
+
+inputs_arg = click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+
+groups_opt = click.option(
+    "-g", "--groups", type=click.IntRange(min=1), default=32, show_default=True,
+    help="G, the number of groups that the channels are split into.",
+)  # fmt: skip
+channels_per_group_opt = click.option(
+    "--channels-per-group", metavar="INTEGER", type=click.IntRange(min=1),
+    help="C/G, in place of --groups.",
+)  # fmt: skip
+layout_opt = click.option(
+    "--layout", metavar="WORD", callback=layout_word,
+    help="A letter an axis, as NCHW, NHWC, NLC, CHW; or channels_first, channels_last.  "
+    "[default: channels first]",
+)  # fmt: skip
+grouping_opt = click.option(
+    "--grouping", type=click.Choice(["contiguous", "interleaved"]), default="contiguous", show_default=True,
+    help="Channel c is in group c // (C/G), or in group c % G.",
+)  # fmt: skip
+eps_opt = click.option(
+    "--eps", type=float, default=1e-5, show_default=True, callback=finite_eps,
+    help="What is added to the variance; 0 or more.",
+)  # fmt: skip
+like_opt = click.option(
+    "--like", type=click.Choice(list(CONVENTIONS)), is_eager=True, callback=framework,
+    help="A framework's defaults for eps, layout, groups and grouping; options that are given win.",
+)  # fmt: skip
+gamma_opt = click.option(
+    "--gamma", metavar="NUMBER|ADDRESS", callback=number_or_address,
+    help="What the normalized values are multiplied by, for each channel or all.",
+)  # fmt: skip
+beta_opt = click.option(
+    "--beta", metavar="NUMBER|ADDRESS", callback=number_or_address,
+    help="What is added then, for each channel or all.",
+)  # fmt: skip
+divide_by_opt = click.option(
+    "--divide-by", type=click.Choice(["std", "variance"]), default="std", show_default=True,
+    help="Divide by sqrt(var + eps), which is group norm, or by var + eps, as some walkthroughs do.",
+)  # fmt: skip
+dtype_opt = click.option(
+    "--dtype", type=click.Choice(["float16", "float32", "float64"]),
+    help="Of the output.  [default: the input's; float32 or float64 for integers]",
+)  # fmt: skip
+nan_opt = click.option(
+    "--nan", type=click.Choice(["propagate", "omit", "fail"]), default="propagate", show_default=True,
+    help="NaN and infinity make their group NaN, are left out of its statistics, or are an error.",
+)  # fmt: skip
+output_opt = click.option(
+    "-o", "--output", metavar="PATH|DIR/",
+    help="Where to write.  [default: beside the input, x.npy to x.gn.npy]",
+)  # fmt: skip
+force_opt = click.option("-f", "--force", is_flag=True, help="Overwrite an output that exists.")
+dry_run_opt = click.option("-n", "--dry-run", is_flag=True, help="Compute and report, and write nothing.")
+by_opt = click.option(
+    "--by", type=click.Choice(["sample", "channel", "group"]), multiple=True,
+    help="A row for each sample, channel or group; repeat it for a row for each of both.",
+)  # fmt: skip
+jobs_opt = click.option(
+    "-j", "--jobs", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: usable cores]"
+)
+memory_opt = click.option(
+    "--memory", metavar="SIZE", default="64M", show_default=True, callback=memory_size,
+    help="At most this much in buffers, as 512k, 64M, 1.5GiB.",
+)  # fmt: skip
+format_opt = click.option(
+    "--format", type=click.Choice(["table", "json", "tsv"]), default="table", show_default=True,
+    help="Of the report; json is an object a line.",
+)  # fmt: skip
+quiet_opt = click.option("-q", "--quiet", is_flag=True, help="Print no report.")
+
+grouping_opts: Option[Callable[..., object]] = together(
+    groups_opt, channels_per_group_opt, layout_opt, grouping_opt
+)
+affine_opts: Option[Callable[..., object]] = together(gamma_opt, beta_opt)
+output_opts: Option[Callable[..., object]] = together(output_opt, force_opt, dry_run_opt)
+compute_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt)
+report_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt)

@@ -1,0 +1,24 @@
+"""Which dtype gn gives for which it takes (`tensors.address.require_numeric` says which it takes)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from gncli.errors import UsageError
+
+OUTPUTS = ("float16", "float32", "float64")
+
+
+def output_dtype(stored: np.dtype[Any], wanted: DTypeLike | None = None) -> np.dtype[Any]:
+    """The wanted one; else a float as it is, in native order, integers of 8 and 16 bits as float32, others as float64."""
+    if wanted is not None:
+        dtype = np.dtype(wanted)
+        if dtype.name not in OUTPUTS:
+            raise UsageError(f"output dtype {dtype} is not one of {', '.join(OUTPUTS)}")
+        return dtype.newbyteorder("=")
+    if stored.kind == "f":
+        return stored.newbyteorder("=")
+    return np.dtype(np.float32 if stored.itemsize <= 2 else np.float64)

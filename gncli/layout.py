@@ -1,0 +1,218 @@
+"""Where N, C and space are: a layout word and a shape, turned into integers.
+
+Whatever the layout, the storage order and the grouping, a group is a set of elements of one
+five-axis view of the stored bytes, outer × first × middle × second × inner, in which `first` and
+`second` are sample and group in either order, and the group runs over the other three:
+
+    NCHW contiguous    1  · N · 1      · G · C/G·H·W
+    NCHW interleaved   1  · N · C/G    · G · H·W
+    NHWC contiguous    1  · N · H·W    · G · C/G
+    NC                 1  · N · 1      · G · C/G
+    NCHW Fortran       HW · G · C/G    · N · 1
+
+All that follows (plan, moments, groupnorm) knows this view only. Plain integers, no numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import prod
+
+from gncli.errors import LayoutError, UsageError
+
+GENERIC = ("channels_first", "channels_last")
+_SPACE = {0: "", 1: "L", 2: "HW", 3: "DHW", 4: "TDHW"}
+_SPARE = "TDHWABEFGIJKLMOPQRSUVXYZ"
+
+
+def _space(rank: int) -> str:
+    return _SPACE.get(rank) or _SPARE[:rank]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A word of distinct letters, one of them C, at most one N; or channels_first, channels_last."""
+
+    word: str
+
+    @classmethod
+    def parse(cls, word: str) -> Layout:
+        """`word` in either case. Raises UsageError for a word that is no layout."""
+        if word.lower() in GENERIC:
+            return cls(word.lower())
+        letters = word.upper()
+        if not (letters.isascii() and letters.isalpha()):
+            raise UsageError(
+                f"{word!r} is no layout; use letters such as NCHW, NHWC, NCL, or {' or '.join(GENERIC)}"
+            )
+        if len(set(letters)) != len(letters):
+            raise UsageError(f"layout {letters} has a letter twice; each axis needs a letter of its own")
+        if "C" not in letters:
+            raise UsageError(f"layout {letters} has no C; name the channel axis, as in NCHW or NHWC")
+        return cls(letters)
+
+    @property
+    def rank(self) -> int | None:
+        """Axes that the word asks for; None where any rank from 2 fits."""
+        return None if self.word in GENERIC else len(self.word)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        return len(shape) >= 2 if self.rank is None else len(shape) == self.rank
+
+    def on(self, shape: Sequence[int]) -> Layout:
+        """The word for this very shape: channels_first on 4 axes is NCHW. Raises LayoutError where it does not fit."""
+        rank = len(shape)
+        if not self.fits(shape):
+            needs = f"{self.rank} axes" if self.rank else "2 axes or more"
+            fitting = ", ".join(_fitting(rank))
+            raise LayoutError(
+                f"shape {tuple(shape)} has {rank} {'axis' if rank == 1 else 'axes'}, layout {self.word} needs {needs}; "
+                + (f"layouts that fit: {fitting}" if fitting else "a scalar has no channels")
+            )
+        if self.word == "channels_first":
+            return Layout("NC" + _space(rank - 2))
+        if self.word == "channels_last":
+            return Layout("N" + _space(rank - 2) + "C")
+        return self
+
+
+def _fitting(rank: int) -> list[str]:
+    words = {1: ["C"], 2: ["NC", "CL", "LC"], 3: ["NCL", "NLC", "CHW", "HWC"]}
+    if rank == 0:
+        return []
+    return words.get(rank) or ["NC" + _space(rank - 2), "N" + _space(rank - 2) + "C", "C" + _space(rank - 1)]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The five-axis view of a stored tensor, and how channels lie in it.
+
+    `channel_axis` is the reduced axis (0, 2 or 4) that tells the channels of one group apart, and
+    `channel_run` how many steps of that axis belong to one channel; `interleaved` says that channel
+    c is in group c % G. `samples_first`: the sample is on axis 1 and the group on 3, else the reverse.
+    """
+
+    dims: tuple[int, int, int, int, int]
+    samples_first: bool = True
+    groups: int = 1
+    channels_per_group: int = 1
+    channel_axis: int = 4
+    channel_run: int = 1
+    interleaved: bool = False
+
+    @property
+    def size(self) -> int:
+        return prod(self.dims)
+
+    @property
+    def group_size(self) -> int:
+        return self.dims[0] * self.dims[2] * self.dims[4]
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Lengths of the two axes that are kept, in storage order."""
+        return self.dims[1], self.dims[3]
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors in order, in O(sqrt(number)) steps."""
+    low = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return low + [number // d for d in reversed(low) if d * d != number]
+
+
+def group_count(channels: int, groups: int | None, channels_per_group: int | None = None) -> int:
+    """G for `channels`, from either option. Raises LayoutError where it does not divide."""
+    if channels == 0:
+        return groups if groups is not None else 1
+    given = channels_per_group if channels_per_group is not None else groups
+    if given is None:
+        raise UsageError("either groups or channels per group must be given")
+    if given < 1:
+        raise UsageError(f"{given} is no number of groups or channels; use 1 or more")
+    if channels % given:
+        valid = ", ".join(map(str, divisors(channels)))
+        into = f"{given} groups" if channels_per_group is None else f"groups of {given}"
+        raise LayoutError(
+            f"{channels} {'channel does' if channels == 1 else 'channels do'} not divide into {into}; valid: {valid}"
+        )
+    return channels // given if channels_per_group is not None else given
+
+
+def grouped_shape(shape: Sequence[int], word: str, groups: int, interleaved: bool = False) -> tuple[int, ...]:
+    """The shape with C split in place: (64, 16, 112, 112) and 4 groups give (64, 4, 4, 112, 112)."""
+    axis = word.index("C")
+    pair = (groups, shape[axis] // groups)
+    return (*shape[:axis], *(reversed(pair) if interleaved else pair), *shape[axis + 1 :])
+
+
+def geometry(
+    shape: Sequence[int],
+    word: str,
+    groups: int,
+    *,
+    interleaved: bool = False,
+    fortran: bool = False,
+    keep: str = "NG",
+) -> Geometry:
+    """The five-axis view of `shape` in storage order (`fortran`: first axis fastest).
+
+    `keep` names the axes that are told apart, N (sample) and G (group); the others are summed over.
+    """
+    channels = shape[word.index("C")]
+    per_group = channels // groups
+    axes: list[tuple[str, int]] = [] if "N" in word else [("N", 1)]
+    pairs = list(zip(word, shape, strict=True))
+    for letter, length in reversed(pairs) if fortran else pairs:
+        if letter == "C":
+            split = [("G", groups), ("c", per_group)]
+            axes += reversed(split) if interleaved else split
+        else:
+            axes.append((letter, length))
+    return _collapse(axes, keep, groups, per_group, interleaved)
+
+
+def _collapse(
+    axes: list[tuple[str, int]], keep: str, groups: int, per_group: int, interleaved: bool
+) -> Geometry:
+    """Merge neighbouring axes that are summed over; kept axes land on 1 and 3."""
+    dims = [1, 1, 1, 1, 1]
+    names = ["", "", "", "", ""]
+    slot = 0
+    channel_axis, channel_run = 4, 1
+    for is_kept, run in groupby(axes, key=lambda axis: axis[0] in keep):
+        for letter, length in run:
+            if is_kept:
+                slot = slot + 1 if slot % 2 == 0 else slot + 2
+                dims[slot], names[slot] = length, letter
+                continue
+            if slot % 2:
+                slot += 1
+            if letter == "c":
+                channel_axis, channel_run = slot, 1
+            elif channel_axis == slot:
+                channel_run *= length
+            dims[slot] *= length
+    if slot < 3 and dims[4] == 1:
+        # Fewer than two kept axes: what stands behind the last of them is the innermost run.
+        dims[4], dims[2] = dims[2], 1
+        channel_axis = 4 if channel_axis == 2 else channel_axis
+        if slot == 0:
+            dims[4], dims[0] = dims[0], 1
+            channel_axis = 4 if channel_axis == 0 else channel_axis
+    samples_first = names[1] == "N" or names[3] == "G"
+    return Geometry(
+        (dims[0], dims[1], dims[2], dims[3], dims[4]),
+        samples_first,
+        groups,
+        per_group,
+        channel_axis,
+        channel_run,
+        interleaved,
+    )
+
+
+def flat_geometry(size: int) -> Geometry:
+    """All elements as one set, in storage order."""
+    return Geometry((1, 1, 1, 1, size))

@@ -1,0 +1,176 @@
+"""Count, mean and sum of squared deviations, by two passes within a tile and Chan's merge beyond."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli import doubledouble as dd
+from gncli.doubledouble import Number, Pair
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of one or more sets of elements; every field is a number, or an array with an entry a set.
+
+    `mean` and `m2` (the sum of squared deviations) are pairs, over the finite elements times `unit`, a
+    power of two that is not 1 only where squares would leave float64's range. `least` and `most` are
+    +inf and -inf where there is no finite element. `count` counts all elements.
+    """
+
+    count: Number
+    mean: Pair
+    m2: Pair
+    least: Number
+    most: Number
+    nan: Number
+    inf: Number
+    unit: Number
+
+    @property
+    def finite(self) -> Number:
+        return self.count - self.nan - self.inf
+
+    def map(self, function: Callable[[Any], Any]) -> Moments:
+        """The same function on every array, to reshape, slice or pick."""
+        return _gather([self], lambda values: function(values[0]))
+
+    def row(self, *index: int) -> dict[str, int | float]:
+        """One set as plain numbers; std is the population's; NaN where there is no finite element."""
+        one = self.map(lambda array: array[index]) if index else self
+        finite = int(one.finite)
+        nothing = float("nan")
+        return {
+            "count": int(one.count),
+            "mean": float((one.mean[0] + one.mean[1]) / one.unit) if finite else nothing,
+            "std": float(np.sqrt(one.m2[0] / finite) / one.unit) if finite else nothing,
+            "min": float(one.least) if finite else nothing,
+            "max": float(one.most) if finite else nothing,
+            "nan": int(one.nan),
+            "inf": int(one.inf),
+        }
+
+
+def _gather(parts: list[Moments], function: Callable[[list[Any]], Any]) -> Moments:
+    def gathered(values: list[Any]) -> Any:
+        if isinstance(values[0], tuple):
+            return tuple(function(list(column)) for column in zip(*values, strict=True))
+        return function(values)
+
+    return Moments(*(gathered([getattr(part, field.name) for part in parts]) for field in fields(Moments)))
+
+
+def stack(parts: list[Moments]) -> Moments:
+    """The parts along a new first axis."""
+    return _gather(parts, np.array)
+
+
+def join(parts: list[Moments], axis: int) -> Moments:
+    """The parts side by side along an axis that they have."""
+    return parts[0] if len(parts) == 1 else _gather(parts, lambda arrays: np.concatenate(arrays, axis=axis))
+
+
+def pool(parts: list[Moments]) -> Moments:
+    """All sets of all parts along one axis."""
+
+    def pooled(values: list[Any]) -> Any:
+        if any(isinstance(value, np.ndarray) for value in values):
+            return np.concatenate([np.ravel(value) for value in values])
+        return np.array(values)
+
+    return _gather(parts, pooled)
+
+
+def merge(parts: Moments) -> Moments:
+    """Chan's merge, in pairs, of all sets along the first axis."""
+    if len(parts.count) == 1:
+        return parts.map(lambda array: array[0])
+    unit = np.minimum.reduce(parts.unit, axis=0)
+    by = unit / parts.unit
+    means, squares = _times(parts.mean, by), _times(parts.m2, by * by)
+    weights = parts.finite.astype(np.float64)
+    mean = dd.divide(dd.total(dd.multiply(means, (weights, 0.0))), np.maximum(np.add.reduce(weights, axis=0), 1.0))
+    off = dd.subtract(means, mean)
+    between = dd.total(dd.multiply(dd.multiply(off, off), (weights, 0.0)))
+    return Moments(
+        np.add.reduce(parts.count, axis=0),
+        mean,
+        dd.add(dd.total(squares), between),
+        np.minimum.reduce(parts.least, axis=0),
+        np.maximum.reduce(parts.most, axis=0),
+        np.add.reduce(parts.nan, axis=0),
+        np.add.reduce(parts.inf, axis=0),
+        unit,
+    )
+
+
+def _times(pair: Pair, power_of_two: Number) -> Pair:
+    return pair[0] * power_of_two, pair[1] * power_of_two
+
+
+class Cascade:
+    """Merges a stream of records by `fan_in`, in a tree that only their order and number determine.
+
+    So the outcome does not depend on how many of them a block brought, and no more than `fan_in`
+    records a level are held.
+    """
+
+    def __init__(self, fan_in: int = 8) -> None:
+        self._fan_in = fan_in
+        self._levels: list[list[Moments]] = []
+
+    def push(self, record: Moments, level: int = 0) -> None:
+        if level == len(self._levels):
+            self._levels.append([])
+        self._levels[level].append(record)
+        if len(self._levels[level]) == self._fan_in:
+            full, self._levels[level] = self._levels[level], []
+            self.push(merge(stack(full)), level + 1)
+
+    def extend(self, records: Iterable[Moments]) -> Cascade:
+        for record in records:
+            self.push(record)
+        return self
+
+    def result(self) -> Moments | None:
+        """All that was pushed as one record; None where nothing was."""
+        rest: list[Moments] = []
+        for level in self._levels:
+            rest = level + rest
+            if rest:
+                rest = [merge(stack(rest))]
+        return rest[0] if rest else None
+
+
+class Pool:
+    """Merges a stream of sets into one: as they come, but some thousands at a time."""
+
+    MANY = 4096
+
+    def __init__(self) -> None:
+        self._waiting: list[Moments] = []
+        self._sets = 0
+        self._merged = Cascade(64)
+
+    def push(self, sets: Moments) -> None:
+        """`sets`: arrays of one axis."""
+        self._waiting.append(sets)
+        self._sets += len(sets.count)
+        if self._sets >= self.MANY:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._merged.push(merge(pool(self._waiting)))
+        self._waiting, self._sets = [], 0
+
+    def result(self) -> Moments:
+        """Of all that was pushed."""
+        if self._waiting:
+            self._flush()
+        return self._merged.result() or Moments(0, (0.0, 0.0), (0.0, 0.0), float("inf"), float("-inf"), 0, 0, 1.0)

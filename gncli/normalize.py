@@ -1,0 +1,175 @@
+"""Normalize one tensor in a file: the tool behind `gn normalize`, without click."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from gncli import __version__
+from gncli.api import DEFAULT_MEMORY, per_channel
+from gncli.dtypes import output_dtype
+from gncli.engine import Outcome, normalize_tensor
+from gncli.errors import GnError, LayoutError
+from gncli.executors import threads, usable_cores
+from gncli.groupnorm import Norm
+from gncli.layout import Layout, geometry, group_count, grouped_shape
+from gncli.moments import Floats
+from gncli.plan import plan
+from gncli.tensors import Source, default_output, open_sink, open_source
+from gncli.tensors.null import NullSink
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the options of `gn normalize` say. `layout` None: channels first, at any rank."""
+
+    groups: int | None = 32
+    channels_per_group: int | None = None
+    eps: float = 1e-5
+    layout: str | None = None
+    grouping: str = "contiguous"
+    divide_by: str = "std"
+    dtype: str | None = None
+    nan: str = "propagate"
+    gamma: float | str | None = None
+    beta: float | str | None = None
+    like: str | None = None
+    jobs: int | None = None
+    memory: int = DEFAULT_MEMORY
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """What came of it: the contract's JSON record, and warnings for people."""
+
+    record: dict[str, object]
+    warnings: list[str]
+
+
+def normalize_file(
+    address: str,
+    output: str | None,
+    settings: Settings,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    command: str = "",
+) -> Normalized:
+    """Write the normalized tensor of `address` to `output`, by default beside it. Raises GnError.
+
+    On any failure no output stands that did not stand before. A dry run computes all and writes nothing.
+    """
+    began = time.monotonic()
+    source = open_source(address)
+    try:
+        target = output or default_output(address)
+        word = Layout.parse(settings.layout or "channels_first").on(source.shape).word
+        groups, norm = _norm(source, word, settings)
+        dtype = output_dtype(source.dtype, settings.dtype)
+        done = _describe_request(settings, word, groups)
+        cut = plan(
+            norm.geometry,
+            source.dtype.itemsize + 3 * dtype.itemsize,
+            settings.memory,
+            settings.jobs or usable_cores(),
+        )
+        with threads(cut.jobs) as executor:
+            attributes = {"gn_command": command, "gn_version": __version__, **done}
+            sink = (
+                NullSink(target)
+                if dry_run
+                else open_sink(target, source, dtype, force=force, attributes=attributes)
+            )
+            try:
+                outcome = normalize_tensor(source, sink, cut, norm, dtype, executor)
+                sink.commit()
+            finally:
+                sink.discard()
+    except GnError as error:
+        raise error.at(address) from None
+    finally:
+        source.close()
+    record: dict[str, object] = {
+        "schema": 1,
+        "input": address,
+        "output": None if dry_run else sink.address,
+        "shape": list(source.shape),
+        "dtype": source.dtype.name,
+        "layout": word,
+        "groups": groups,
+        "grouped_shape": list(grouped_shape(source.shape, word, groups, norm.geometry.interleaved)),
+        "eps": settings.eps,
+        "grouping": settings.grouping,
+        "before": outcome.before.row(),
+        "after": outcome.after.row(),
+        "output_dtype": dtype.name,
+        **{key: value for key, value in done.items() if key not in ("groups", "eps", "grouping", "layout")},
+        "bytes": prod(source.shape) * source.dtype.itemsize,
+        "seconds": round(time.monotonic() - began, 6),
+    }
+    return Normalized(record, _warnings(outcome, settings))
+
+
+def _norm(source: Source, word: str, settings: Settings) -> tuple[int, Norm]:
+    channels = source.shape[word.index("C")]
+    per_group = settings.channels_per_group
+    groups = group_count(channels, settings.groups if per_group is None else None, per_group)
+    view = geometry(
+        source.shape, word, groups, interleaved=settings.grouping == "interleaved", fortran=source.fortran
+    )
+    twofold = output_dtype(source.dtype, settings.dtype) == np.float64
+    gamma, beta = _parameter(settings.gamma, "gamma", channels), _parameter(settings.beta, "beta", channels)
+    return groups, Norm(view, settings.eps, settings.divide_by, settings.nan, gamma, beta, twofold)
+
+
+def _parameter(given: float | str | None, name: str, channels: int) -> Floats | None:
+    """(C,) float64 from a number or an address. Raises GnError, at the address of a file."""
+    if not isinstance(given, str):
+        return per_channel(given, channels)
+    source = open_source(given)
+    try:
+        size = prod(source.shape)
+        if [length for length in source.shape if length != 1] not in (
+            [channels],
+            [] if channels == 1 else [channels],
+        ):
+            message = (
+                f"{name} has shape {source.shape}, the tensor has {channels} channels; give ({channels},)"
+            )
+            raise LayoutError(message, address=given)
+        values = source.read([(0, size)], np.empty(size, source.dtype)) if size else np.empty(0)
+    finally:
+        source.close()
+    return per_channel(values, channels)
+
+
+def _describe_request(settings: Settings, word: str, groups: int) -> Mapping[str, object]:
+    """What is applied, for the record and for attributes; what was not asked for is left out."""
+    asked: dict[str, object] = {
+        "groups": groups,
+        "eps": settings.eps,
+        "layout": word,
+        "grouping": settings.grouping,
+        "divide_by": settings.divide_by,
+        "nan_policy": settings.nan,
+    }
+    optional = {"gamma": settings.gamma, "beta": settings.beta, "like": settings.like}
+    return asked | {key: value for key, value in optional.items() if value is not None}
+
+
+def _warnings(outcome: Outcome, settings: Settings) -> list[str]:
+    said = []
+    nan, inf = int(outcome.before.nan), int(outcome.before.inf)
+    if nan or inf:
+        how = {
+            "propagate": "every group that holds one becomes NaN; --nan omit takes the statistics of the rest",
+            "omit": "left out of the statistics",
+        }[settings.nan]
+        said.append(f"{nan} NaN and {inf} infinite values; {how}")
+    if outcome.undefined:
+        said.append(f"{outcome.undefined} groups without spread became NaN, since eps is 0; use --eps 1e-5")
+    return said

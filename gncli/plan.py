@@ -1,0 +1,219 @@
+"""How a tensor is cut. Plain integers: a property test says that every element is in one block, once.
+
+*Tiles* depend on the geometry alone, so that every sum is over the same elements whatever the budget.
+A *window* is a range of whole groups; a *block* is a box of whole tiles within it, and is what is read
+at once. A window of one block is read once; one that is larger than the budget has several blocks and
+is read twice, first for its moments and then for its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import prod
+from typing import TypeAlias
+
+from gncli.errors import BudgetError
+from gncli.layout import Geometry
+
+Box: TypeAlias = tuple[tuple[int, int], ...]
+Run: TypeAlias = tuple[int, int]
+
+TILE = 131072  # elements: calls of numpy shorter than some 15 µs keep two threads from running at once
+WIDE_TILE = TILE // 2  # where an element takes more than 8 bytes of input and output together
+_RECORD = 80  # bytes of moments a cell, times what the cascade holds of them
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of `length` cut every `step`; where `step` < `run`, every run of channels is cut anew."""
+
+    length: int
+    step: int
+    run: int = 1
+
+    @cached_property
+    def _per_run(self) -> int:
+        return -(-self.run // self.step) if self.step < self.run else 1
+
+    @cached_property
+    def _pitch(self) -> int:
+        return self.run if self.step < self.run else self.step
+
+    @property
+    def tiles(self) -> int:
+        whole, rest = divmod(self.length, self._pitch)
+        return whole * self._per_run + (-(-rest // self.step) if self._per_run > 1 else int(rest > 0))
+
+    def edge(self, tile: int) -> int:
+        """Where this tile begins; for `tiles`, the length."""
+        run, within = divmod(tile, self._per_run)
+        return min(run * self._pitch + within * self.step, self.length)
+
+    def spans(self, count: int, first: int = 0, last: int | None = None) -> Iterator[tuple[int, int]]:
+        """Tile ranges of `count` tiles each, from `first` to `last`."""
+        last = self.tiles if last is None else last
+        for start in range(first, last, count):
+            yield start, min(start + count, last)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of whole groups, as tile ranges on axes 1 and 3, and the blocks that it is cut in."""
+
+    box: Box
+    blocks: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tile ranges per axis, in units of tiles; `box` turns them into elements."""
+
+    geometry: Geometry
+    axes: tuple[Axis, Axis, Axis, Axis, Axis]
+    most: int  # elements a block may have
+    cells: int  # groups whose moments may be held at once
+    jobs: int
+    tile: int  # elements a tile may have
+
+    def box(self, tiles: Box) -> Box:
+        return tuple((axis.edge(a), axis.edge(b)) for axis, (a, b) in zip(self.axes, tiles, strict=True))
+
+    def tiles(self, block: Box) -> Iterator[Box]:
+        """The tiles of a block, in storage order, as tile ranges."""
+        return product(*([(t, t + 1) for t in range(a, b)] for a, b in block))
+
+    def windows(self) -> Iterator[Window]:
+        if self.geometry.size == 0:
+            return
+        first, second = self._shape_of_window()
+        for a in self.axes[1].spans(first):
+            for b in self.axes[3].spans(second):
+                whole = ((0, self.axes[0].tiles), a, (0, self.axes[2].tiles), b, (0, self.axes[4].tiles))
+                yield Window(whole, tuple(self._blocks(whole)))
+
+    def _elements(self, tiles: Box) -> int:
+        return prod(b - a for a, b in self.box(tiles))
+
+    def _shape_of_window(self) -> tuple[int, int]:
+        """How many tiles of axis 1 and of axis 3 make a window."""
+        outer, middle = self.geometry.dims[0], self.geometry.dims[2]
+        _, first, _, second, _ = self.axes
+        group = self.geometry.group_size
+        row = group * self.geometry.dims[3]  # elements for one step of axis 1
+        if outer == 1 and (row <= self.most or middle > 1):
+            wide = min(2 * self.tile, self.most)
+            return self._fit(max(1, wide // (row * first.step)), second.tiles)
+        if outer == 1:
+            return 1, max(1, min(2 * self.tile, self.most) // (group * second.step))
+        return self._fit(first.tiles, second.tiles)
+
+    def _fit(self, first: int, second: int) -> tuple[int, int]:
+        """Fewer tiles, where a slab of them or the moments of their groups exceed the budget."""
+        outer, one, middle, two, inner = self.axes
+        first, second = min(first, one.tiles), min(second, two.tiles)
+        slab = min(outer.step, outer.length) * min(middle.step, middle.length) * min(inner.step, inner.length)
+
+        def excess() -> bool:
+            cells = min(first * one.step, one.length) * min(second * two.step, two.length)
+            whole = cells * self.geometry.group_size <= self.most
+            return not whole and (cells * slab > self.most or cells > self.cells)
+
+        while excess() and first > 1:
+            first = -(-first // 2)
+        while excess() and second > 1:
+            second = -(-second // 2)
+        return first, second
+
+    def _blocks(self, window: Box) -> Iterator[Box]:
+        if self._elements(window) <= self.most:
+            yield window
+            return
+        goal = min(2 * self.tile, self.most)
+        counts = [b - a for a, b in window]
+        for axis in (0, 2, 4):
+            # One tile of this axis and of those before it, whole on those behind: does it fit?
+            slab = [
+                1 if earlier in (0, 2, 4) and earlier <= axis else counts[earlier] for earlier in range(5)
+            ]
+            size = self._elements(tuple((a, min(a + n, b)) for (a, b), n in zip(window, slab, strict=True)))
+            if size <= self.most or axis == 4:
+                many = max(1, goal // max(size, 1))
+                steps = [
+                    1 if a in (0, 2, 4) and a < axis else many if a == axis else counts[a] for a in range(5)
+                ]
+                break
+        yield from product(*(self.axes[a].spans(steps[a], *window[a]) for a in range(5)))
+
+    def runs(self, box: Box) -> list[Run]:
+        """The box (in elements) as runs of the stored elements: (start, count), in storage order."""
+        dims = self.geometry.dims
+        length, axis = 1, 4
+        while axis >= 0:
+            start, stop = box[axis]
+            length *= stop - start
+            if stop - start < dims[axis]:
+                break
+            axis -= 1
+        if axis < 0:
+            return [(0, length)]
+        strides = [prod(dims[a + 1 :]) for a in range(5)]
+        offset = sum(box[a][0] * strides[a] for a in range(axis, 5))
+        ahead = product(*(range(*box[a]) for a in range(axis)))
+        return [(offset + sum(i * strides[a] for a, i in enumerate(index)), length) for index in ahead]
+
+
+def plan(geometry: Geometry, bytes_per_element: int, memory: int, jobs: int) -> Plan:
+    """Tiles, windows and blocks for a budget of `memory` bytes for blocks and moments, shared by `jobs` workers.
+
+    `bytes_per_element`: of input and output together. Fewer workers are used where the budget is too
+    small for all; where it is too small for one, a BudgetError with both numbers. A worker's scratch,
+    three tiles of float64, comes on top.
+    """
+    tile = TILE if bytes_per_element <= 8 else WIDE_TILE
+    least = tile * bytes_per_element
+    if memory < least:
+        raise BudgetError(f"--memory {memory} is too little: one tile takes {least} bytes; use --memory 1M or more")
+    jobs = max(1, min(jobs, memory // least))
+    many = geometry.dims[1] * geometry.dims[3] > 1024
+    most = max(tile, memory // jobs // (2 if many else 1) // bytes_per_element)
+    return Plan(geometry, _axes(geometry, tile), most, max(1024, memory // 2 // (_RECORD * 32)), jobs, tile)
+
+
+def _axes(geometry: Geometry, tile: int) -> tuple[Axis, Axis, Axis, Axis, Axis]:
+    outer, first, middle, second, inner = geometry.dims
+    runs = [1, 1, 1, 1, 1]
+    if not geometry.interleaved:
+        runs[geometry.channel_axis] = geometry.channel_run
+    steps = _steps(geometry, tile)
+    axes = []
+    for length, step, run in zip(geometry.dims, steps, runs, strict=True):
+        step = max(1, min(step, length))
+        if run < step < length:
+            step -= step % run
+        axes.append(Axis(length, step, run if run < length else 1))
+    return axes[0], axes[1], axes[2], axes[3], axes[4]
+
+
+def _steps(geometry: Geometry, tile: int) -> tuple[int, int, int, int, int]:
+    """Elements of each axis to a tile."""
+    outer, first, middle, second, inner = (max(1, d) for d in geometry.dims)
+    if inner >= 64 or outer * middle < 8:
+        # Long runs, or sets of a few elements: filled from the innermost axis outwards.
+        steps, room = [1, 1, 1, 1, 1], tile
+        small = inner < 64
+        order = (4, 2, 0, 3, 1) if small else (4, 3, 2, 1, 0)
+        for axis in order:
+            steps[axis] = min((outer, first, middle, second, inner)[axis], max(1, room))
+            room //= steps[axis]
+        return steps[0], steps[1], steps[2], steps[3], steps[4]
+    # Short runs, many of them: columns as high as the tile allows, at least 64 elements.
+    across = min(second, max(1, tile // 64 // inner))
+    down = min(middle, tile // (across * inner))
+    room = tile // (across * inner * down)
+    if outer == 1:
+        return 1, min(first, room), down, across, inner
+    beside = min(first, max(1, room * down // 64)) if down < 64 else 1
+    return min(outer, max(1, room // beside)), beside, down, across, inner

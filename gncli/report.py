@@ -1,0 +1,251 @@
+"""Records out: a table, JSON Lines or TSV on stdout; and what is said to people, on stderr.
+
+A record is what a tool returns for a tensor: names to values, statistics perhaps nested under
+`before` and `after`. This is the only room that names rich, and it loads rich for a table on a
+terminal only: into a pipe goes plain text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import groupby
+from typing import Protocol, TextIO
+
+from gncli.errors import OutputError
+
+Record = Mapping[str, object]
+Row = Sequence[str]
+
+STATISTICS = ("count", "mean", "std", "min", "max", "nan", "inf")
+CELLS = ("sample", "group", "channel")
+NAME_WIDTH = 16  # a tensor's name is folded to no less, and only on a terminal
+
+
+def printable(text: str) -> str:
+    """`text` on one line: what no terminal shows, or acts upon, is escaped as Python would."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(level: str, text: str) -> None:
+    """`gn: LEVEL: TEXT`, one line on stderr."""
+    with suppress(OSError):  # nobody is left to be told that nobody listens
+        print(printable(f"gn: {level}: {text}"), file=sys.stderr, flush=True)
+
+
+class Reporter(Protocol):
+    def add(self, record: Record) -> None: ...
+    def close(self) -> None: ...
+
+
+@contextmanager
+def reporting(
+    format: str, *, quiet: bool = False, stream: TextIO | None = None
+) -> Iterator[Callable[[Record], None]]:
+    """Gives a `show(record)` that writes as `format` says, to stdout if no `stream` is given.
+
+    Each record is written as soon as it can be: only the table of many tensors waits for the last.
+    """
+    if quiet:
+        yield lambda record: None
+        return
+    reporter = REPORTERS[format](sys.stdout if stream is None else stream)
+    yield reporter.add
+    reporter.close()
+
+
+class Json:
+    """An object a line, strict: what is not finite is null."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def add(self, record: Record) -> None:
+        _write(self.stream, json.dumps(_plain(record), allow_nan=False))
+
+    def close(self) -> None:
+        pass
+
+
+class Tsv:
+    """A line of names, then a line a record; nested names are joined by a dot, nothing is empty but null."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.header: list[str] = []
+
+    def add(self, record: Record) -> None:
+        row = _flat(record)
+        if not self.header:
+            self.header = list(row)
+            _write(self.stream, "\t".join(self.header))
+        _write(self.stream, "\t".join(row.get(name, "") for name in self.header))
+
+    def close(self) -> None:
+        pass
+
+
+class Table:
+    """For people. A record with `before` and `after` is a block of its own; others make one table."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.blocks = 0
+        self.records: list[Record] = []
+
+    def add(self, record: Record) -> None:
+        if "before" not in record:
+            self.records.append(record)
+            return
+        rows = [[name, *_statistics(record[name])] for name in ("before", "after")]
+        grid = _grid(self.stream, ["", *STATISTICS], rows, texts=1)
+        gap = "\n" if self.blocks else ""
+        _write(self.stream, f"{gap}{_heading(record)}\n\n{grid}\n\n{_ending(record)}")
+        self.blocks += 1
+
+    def close(self) -> None:
+        if not self.records:
+            return
+        cells = [name for name in CELLS if name in self.records[0]]
+        header = ["input", "shape", "dtype", *cells, *STATISTICS]
+        rows = [[_cell(record.get(name)) for name in header] for record in self.records]
+        _write(self.stream, _grid(self.stream, header, rows, texts=3))
+
+
+REPORTERS: dict[str, Callable[[TextIO], Reporter]] = {"table": Table, "json": Json, "tsv": Tsv}
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(f"{text}\n")
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror}", address="standard output") from error
+
+
+def _plain(value: object) -> object:
+    """`value` in the types that JSON has."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays, without loading numpy to ask
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flat(record: Record, prefix: str = "") -> dict[str, str]:
+    row: dict[str, str] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            row |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, str):
+            row[prefix + name] = printable(value.replace("\\", "\\\\"))
+        else:
+            plain = _plain(value)
+            row[prefix + name] = "" if plain is None else json.dumps(plain, separators=(",", ":"))
+    return row
+
+
+def _cell(value: object) -> str:
+    """As a person reads it: six digits that count, a shape as Python writes it."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    match value:
+        case None:
+            return "-"
+        case float():
+            return f"{value:.6g}"
+        case list() | tuple():
+            return str(tuple(value))
+        case _:
+            return printable(str(value))
+
+
+def _statistics(moments: object) -> list[str]:
+    return [_cell(moments.get(name)) for name in STATISTICS] if isinstance(moments, Mapping) else []
+
+
+def _heading(record: Record) -> str:
+    """Two lines: the tensor and its grouped view; what was applied to it."""
+    get = record.get
+    shapes = f"{_cell(get('shape'))} -> {_cell(get('grouped_shape'))}"
+    applied = [f"groups {get('groups')}", f"eps {get('eps')}", f"grouping {get('grouping')}"]
+    applied += [f"divided by {get('divide_by')}"] if get("divide_by") else []
+    applied += [f"nan {get('nan_policy')}"] if get("nan_policy") not in (None, "propagate") else []
+    applied += [f"{name} {get(name)}" for name in ("gamma", "beta", "like") if get(name) is not None]
+    lines = f"{get('input')}: {get('dtype')} {get('layout')} {shapes}", ", ".join(applied)
+    return "\n".join(map(printable, lines))
+
+
+def _ending(record: Record) -> str:
+    if record.get("output") is None:
+        return "dry run: nothing written"
+    dtype = record.get("output_dtype", record.get("dtype"))
+    note = "" if dtype == record.get("dtype") else f" as {dtype}"
+    return printable(f"wrote {record['output']}{note}")
+
+
+def _grid(stream: TextIO, header: Row, rows: Sequence[Row], *, texts: int) -> str:
+    """Header and rows in columns: the first `texts` flush left, the numbers flush right."""
+    if stream.isatty():
+        return _styled(stream, header, rows, texts)
+    widths = _widths(header, rows)
+    lines = (
+        "  ".join(
+            cell.ljust(width) if column < texts else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (header, *rows)
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _styled(stream: TextIO, header: Row, rows: Sequence[Row], texts: int) -> str:
+    """The grid by rich. Too wide for the terminal, it comes apart into blocks: no number is broken."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    console = Console(file=stream, color_system=None if os.environ.get("NO_COLOR") else "auto")
+    widths = _widths(header, rows)
+    widths[0] = min(widths[0], NAME_WIDTH)
+    if sum(widths) + 2 * len(widths) > console.width:
+        if not texts:
+            return "\n\n".join(_upright(header, row) for row in rows)
+        blocks = groupby(rows, key=lambda row: row[:texts])
+        return "\n\n".join(
+            "  ".join(names) + "\n" + _styled(stream, header[texts:], [row[texts:] for row in block], 0)
+            for names, block in blocks
+        )
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for column, name in enumerate(header):
+        text = column < texts
+        grid.add_column(
+            name,
+            justify="left" if text else "right",
+            no_wrap=column > 0,
+            overflow="fold",
+            style="cyan" if text and column == 0 else None,
+        )
+    for row in rows:
+        grid.add_row(*map(Text, row))  # as Text, so that [brackets] in a name are no markup
+    with console.capture() as capture:
+        console.print(grid)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _widths(header: Row, rows: Sequence[Row]) -> list[int]:
+    return [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+
+def _upright(header: Row, row: Row) -> str:
+    width = max(map(len, header))
+    return "\n".join(f"{name.ljust(width)}  {cell}" for name, cell in zip(header, row, strict=True))

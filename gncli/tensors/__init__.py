@@ -1,0 +1,144 @@
+"""Where tensors come from and go to: addresses in, sources and sinks out.
+
+h5py costs as much to import as numpy, so the room that needs it is entered when an HDF5 file is met.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli.errors import AddressError, GnError, UsageError
+from gncli.tensors.address import candidates, open_file, sniff, split
+from gncli.tensors.npy import NpySink, NpySource
+
+Run: TypeAlias = tuple[int, int]  # (start, count) in elements, in storage order
+
+SUFFIXES = {".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".he5": "hdf5", ".nc": "hdf5"}
+
+
+class Source(Protocol):
+    """A tensor to read. Storage order: the shape's own, or with `fortran` that of its axes reversed."""
+
+    address: str  # as shown to people
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]  # as stored, byte order included
+    fortran: bool
+
+    def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
+        """The runs' elements, one after another: 1-D, of `dtype`, a slice of `buffer` or a view.
+
+        `buffer` is 1-D, of `dtype`, and long enough. May be called from any thread, concurrently.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """A tensor to write, which stands under its name after `commit` and not before."""
+
+    address: str
+    positioned: bool  # write from any thread, in any order; else from one, in storage order
+
+    def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
+        """Where to put the runs' values: the front of `buffer`, or the very place."""
+        ...
+
+    def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None: ...
+
+    def commit(self) -> None: ...
+
+    def discard(self) -> None:
+        """Remove what was written. Idempotent, and nothing after `commit`."""
+        ...
+
+
+def open_source(address: str) -> Source:
+    """The one tensor at `address`. Raises AddressError where there is none or more, FormatError."""
+    path, name, kind = _locate(address)
+    if kind == "npy":
+        return NpySource(address, open_file(path))
+    from gncli.tensors.hdf5 import Hdf5Source, find
+
+    found = find(path, name)
+    if len(found) > 1:
+        message = f"{len(found)} datasets; name one: {candidates(path, found)}"
+        raise AddressError(message, address=address)
+    return Hdf5Source(path, found[0][0])
+
+
+def expand(address: str) -> list[str]:
+    """The addresses of all numeric tensors that `address` names. Raises AddressError for none."""
+    path, name, kind = _locate(address)
+    if kind == "npy":
+        return [address]
+    from gncli.tensors.hdf5 import find
+
+    return [f"{path}::{dataset}" for dataset, _ in find(path, name)]
+
+
+def choose(address: str, fits: Callable[[tuple[int, ...]], bool]) -> list[str]:
+    """As `expand`; but of an HDF5 file without `::`, the one numeric dataset whose shape `fits`.
+
+    Raises AddressError, with the candidates and their shapes, where none does or several do.
+    """
+    path, name, kind = _locate(address)
+    if kind == "npy" or name is not None:
+        return expand(address)
+    from gncli.tensors.hdf5 import find
+
+    found = find(path, None)
+    fitting = [(dataset, shape) for dataset, shape in found if fits(shape)]
+    if len(fitting) == 1:
+        return [f"{path}::{fitting[0][0]}"]
+    if fitting:
+        message = f"{len(fitting)} datasets fit; name one: {candidates(path, fitting)}"
+    else:
+        message = f"no dataset has a shape that fits; it holds {candidates(path, found)}"
+    raise AddressError(message, address=address)
+
+
+def default_output(address: str) -> str:
+    """Beside the input: `x.npy` goes to `x.gn.npy`, `f.h5::/a` to `f.gn.h5`."""
+    stem, suffix = os.path.splitext(split(address)[0])
+    return f"{stem}.gn{suffix}"
+
+
+def open_sink(
+    target: str, source: Source, dtype: np.dtype[Any], *, force: bool, attributes: Mapping[str, object]
+) -> Sink:
+    """A sink for what becomes of `source`, staged beside `target`, whose suffix says its kind.
+
+    `attributes` tell in an HDF5 file what was done. Raises OutputError, UsageError.
+    """
+    path, name = split(target)
+    kind = SUFFIXES.get(os.path.splitext(path)[1].lower()) or _kind_of_input(source)
+    if kind == "hdf5":
+        from gncli.tensors.hdf5_sink import Hdf5Sink
+
+        return Hdf5Sink(path, name, source, dtype, force=force, attributes=attributes)
+    if name is not None:
+        raise UsageError(f"an .npy holds one tensor; drop '::{name}'", address=target)
+    return NpySink(target, source.shape, dtype, source.fortran, force=force)
+
+
+def _locate(address: str) -> tuple[str, str | None, str]:
+    """The file, the path in it, and the kind of file that stands there."""
+    path, name = split(address)
+    with open_file(path) as file:
+        kind = sniff(file, path)
+    if kind == "npy" and name is not None:
+        raise AddressError(f"is an .npy, which holds one tensor; drop '::{name}'", address=path)
+    return path, name, kind
+
+
+def _kind_of_input(source: Source) -> str:
+    try:
+        return _locate(source.address)[2]
+    except GnError:  # no file: a stream, or an array in memory
+        return "npy"

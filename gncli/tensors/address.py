@@ -1,0 +1,117 @@
+"""Addresses, FILE or FILE::/path/in/file, and what stands there, told by its first bytes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from io import FileIO
+from typing import Any, Literal
+
+import numpy as np
+
+from gncli.errors import AddressError, FormatError
+
+NPY_MAGIC = b"\x93NUMPY"
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+# What else people call a tensor file, by its first bytes, and the way out.
+STRANGERS = {
+    b"PK\x03\x04": "a zip archive; if it is an .npz, unzip it and give the .npy files in it",
+    b"CDF": "classic netCDF; convert it with `nccopy -k nc4`",
+    b"\x1f\x8b": "compressed by gzip; gunzip it first",
+}
+LISTED = 20  # candidates shown in one error
+
+
+def split(address: str) -> tuple[str, str | None]:
+    """The file and the path in it: `f.h5::conv1` is ("f.h5", "/conv1"), `x.npy` is ("x.npy", None)."""
+    if address == "-":
+        raise AddressError("reading or writing a pipe is not supported yet; give a file", address=address)
+    path, mark, name = address.partition("::")
+    if not mark or os.path.exists(address):  # a file may have `::` in its own name
+        return address, None
+    return path, "/" + "/".join(part for part in name.split("/") if part)
+
+
+def open_file(path: str) -> FileIO:
+    """The regular file at `path`, unbuffered, for reading. Raises AddressError."""
+    try:
+        # Without O_NONBLOCK, opening a FIFO that nobody writes would hang before it can be told apart.
+        file = FileIO(path, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0)))
+    except FileNotFoundError:
+        raise AddressError(f"no such file{_near_files(path)}", address=path) from None
+    except IsADirectoryError:
+        raise AddressError("is a directory; give the files in it", address=path) from None
+    except NotADirectoryError:
+        hint = "not a folder in its path; a dataset in a file is written FILE::/path"
+        raise AddressError(hint, address=path) from None
+    except OSError as error:
+        raise AddressError(reason(error), address=path) from None
+    except ValueError as error:  # a NUL in the name
+        raise AddressError(f"not a file name: {error}", address=path) from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise AddressError("is not a regular file; copy what it gives into one", address=path)
+    return file
+
+
+def sniff(file: FileIO, address: str) -> Literal["npy", "hdf5"]:
+    """What the file's first bytes say it is; its name says nothing. Raises FormatError."""
+    size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        raise FormatError("is empty (0 bytes); write it again", address=address)
+    start = file.read(len(HDF5_MAGIC))
+    if start.startswith(NPY_MAGIC):
+        return "npy"
+    offset = 0
+    while offset < size:  # a user block of 512, 1024, 2048, ... bytes may stand before the signature
+        file.seek(offset)
+        if file.read(len(HDF5_MAGIC)) == HDF5_MAGIC:
+            return "hdf5"
+        offset = 2 * offset or 512
+    for magic, what in STRANGERS.items():
+        if start.startswith(magic):
+            raise FormatError(f"is {what}", address=address)
+    raise FormatError(f"is neither .npy nor HDF5 (it begins with {start!r})", address=address)
+
+
+def require_numeric(dtype: np.dtype[Any], address: str) -> None:
+    """Raise a FormatError that names `dtype`, unless it is an integer or float16, 32 or 64."""
+    if dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize <= 8):
+        return
+    if dtype.hasobject:
+        message = "holds objects, which gn never unpickles; save it as numbers: x.astype('float32')"
+    elif dtype.names is not None:
+        message = f"has a structured dtype ({', '.join(map(ascii, dtype.names))}); save one field of it"
+    else:
+        message = f"has dtype {dtype.name}; gn takes float16, float32, float64 and integers"
+    raise FormatError(message, address=address)
+
+
+def reason(error: OSError) -> str:
+    """The system's words for an error, as the rest of a sentence."""
+    words = error.strerror or str(error) or type(error).__name__
+    return words[:1].lower() + words[1:]
+
+
+def candidates(path: str, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> str:
+    """Datasets of the file at `path` with their shapes, ready to paste: `'f.h5::/conv1' (4, 16)`."""
+    shown = [f"'{path}::{name}' {shape}" for name, shape in tensors]
+    more = f" and {len(shown) - LISTED} more" if len(shown) > LISTED else ""
+    return ", ".join(shown[:LISTED]) + more
+
+
+def near(word: str, words: Sequence[str]) -> list[str]:
+    """Up to three of `words` that `word` may have been meant to be, the nearest first."""
+    from difflib import get_close_matches  # only errors need it
+
+    return get_close_matches(word, words, n=3)
+
+
+def _near_files(path: str) -> str:
+    folder, name = os.path.split(path)
+    try:
+        found = near(name, os.listdir(folder or "."))
+    except OSError:
+        return ""
+    return "; did you mean " + ", ".join(os.path.join(folder, word) for word in found) + "?" if found else ""

@@ -1,0 +1,105 @@
+"""Datasets made in the image of others: what stays when one takes the place of another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gncli.errors import OutputError
+from gncli.tensors.hdf5 import lookup, walk
+
+
+def space_of(shape: tuple[int, ...]) -> Any:
+    return h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
+
+
+def contiguous() -> Any:
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_layout(h5py.h5d.CONTIGUOUS)
+    settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # every element is written, once
+    return settings
+
+
+def create(file: h5py.File, space: Any, dtype: np.dtype[Any], settings: Any) -> h5py.Dataset:
+    """A dataset that no link leads to yet."""
+    return h5py.Dataset(h5py.h5d.create(file.id, None, h5py.h5t.py_create(dtype), space, settings))
+
+
+def takes_values(dataset: h5py.Dataset) -> bool:
+    """Whether values written to it stay in its file, and stay as they are."""
+    settings = dataset.id.get_create_plist()
+    elsewhere = settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count() > 0
+    return not elsewhere and not _is_lossy(settings)
+
+
+def _is_lossy(settings: Any) -> bool:
+    filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
+    return h5py.h5z.FILTER_SCALEOFFSET in filters  # rounds floats to so many decimals
+
+
+def like(old: h5py.Dataset, dtype: np.dtype[Any]) -> h5py.Dataset:
+    """A dataset of `dtype`, unlinked, and else as `old`: chunks, filters, attributes, scales."""
+    settings, space = old.id.get_create_plist(), old.id.get_space()
+    has_fill = settings.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
+    if settings.get_layout() != h5py.h5d.CHUNKED:  # virtual and external become plain
+        settings, space = contiguous(), space_of(old.shape)
+    else:
+        settings.set_chunk(settings.get_chunk())  # the copy remembers the size of the old elements
+        if _is_lossy(settings):
+            settings.remove_filter(h5py.h5z.FILTER_SCALEOFFSET)
+    if has_fill:
+        with np.errstate(over="ignore"):
+            settings.set_fill_value(np.asarray(old.fillvalue).astype(dtype))
+    new = create(old.file, space, dtype, settings)
+    for key in old.attrs:
+        if key != "DIMENSION_LIST":  # references, which attach_scale makes on both sides
+            _copy_attribute(old, new, key)
+    for ours, theirs in zip(new.dims, old.dims, strict=True):
+        for scale in theirs.values():
+            ours.attach_scale(scale)
+    return new
+
+
+def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str) -> None:
+    # At the low level, where its type stays as it is: fixed strings, enumerations, references.
+    name = key.encode("utf-8", "surrogateescape")
+    attribute = h5py.h5a.open(old.id, name)
+    copy = h5py.h5a.create(new.id, name, attribute.get_type(), attribute.get_space())
+    if attribute.get_space().get_simple_extent_type() != h5py.h5s.NULL:
+        value = np.empty(attribute.shape, attribute.dtype)
+        attribute.read(value)
+        copy.write(value)
+
+
+def replace(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset) -> None:
+    """Put `new` under each of the names of `old`, so that two names of one dataset stay that."""
+    for dim in old.dims:
+        for scale in dim.values():
+            dim.detach_scale(scale)
+    for path in [path for path, dataset in walk(file, hard=True) if dataset == old]:
+        del file[path]
+        file[path] = new
+
+
+def make_way(file: h5py.File, name: str, force: bool, address: str) -> None:
+    """Unlink what stands at `name`, if that is allowed. Raises OutputError."""
+    parts = name.split("/")
+    for depth in range(2, len(parts)):
+        parent = "/".join(parts[:depth])
+        link = file.get(parent, getlink=True)
+        if link is None:  # made on the way
+            return
+        if not isinstance(link, h5py.HardLink):  # it may lead into another file
+            raise OutputError(f"{parent} is a link; give the path that it leads to", address=address)
+        if not isinstance(lookup(file, parent), h5py.Group):
+            raise OutputError(f"{parent} is a dataset, not a group; give another path", address=address)
+    link = None if name == "/" else file.get(name, getlink=True)
+    if name == "/" or (isinstance(link, h5py.HardLink) and isinstance(lookup(file, name), h5py.Group)):
+        raise OutputError("is a group; give a dataset's path", address=address)
+    if link is not None and not force:
+        raise OutputError("is in the input file already; use --force to overwrite it", address=address)
+    if link is not None:
+        del file[name]

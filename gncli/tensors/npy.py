@@ -1,0 +1,236 @@
+"""Tensors in .npy files, read and written by position, never as a whole.
+
+The format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli.errors import FormatError
+from gncli.tensors.address import NPY_MAGIC, reason, require_numeric
+from gncli.tensors.staging import Staged
+
+if TYPE_CHECKING:
+    from gncli.tensors import Run
+
+MAX_HEADER = 64 * 1024  # bytes; of one tensor's, rank 64 and all, hardly 1500 are not padding
+MAX_RANK = 64  # numpy's own
+POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")  # else a lock, seek, and read or write
+
+# The header is the text of a Python dict. Three entries of fixed form need no evaluator, which a
+# stranger could make to recurse, to warn or to fill memory. The L is Python 2's.
+BLANKS = " \t\n"
+_B = f"[{BLANKS}]*"
+_LENGTH = rf"(?:0|[1-9]\d{{0,18}})L?{_B}"
+_TUPLE = rf"\({_B}(?:(?:{_LENGTH},{_B})+(?:{_LENGTH})?)?\)"
+_ENTRY = re.compile(
+    rf"""(?P<quote>['"])(?P<key>descr|fortran_order|shape)(?P=quote){_B}:{_B}"""
+    rf"""(?P<value>'[^'"\\]*'|"[^'"\\]*"|True|False|{_TUPLE}){_B}(?:,{_B}|$)""",
+    re.ASCII,
+)
+_STRUCTURED = re.compile(r"""['"]descr['"]\s*:\s*[\[(]""", re.ASCII)
+_DESCR = re.compile(r"[<>|=]?(?:O|[biufcmMSUV]\d{1,9}(?:\[\w{1,9}\])?)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    offset: int  # of the first element, in bytes
+
+
+class NpySource:
+    """The tensor in an open .npy file. Raises FormatError where the file is not as its header says."""
+
+    def __init__(self, address: str, file: io.FileIO) -> None:
+        self.address = address
+        self._file = file
+        self._lock = threading.Lock()
+        try:
+            header = _read_header(file, address)
+        except BaseException:
+            file.close()
+            raise
+        self.shape, self.dtype, self.fortran = header.shape, header.dtype, header.fortran
+        self._offset = header.offset
+
+    def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
+        """The runs' elements, one after another, in the front of `buffer`. From any thread."""
+        itemsize = self.dtype.itemsize
+        done = 0
+        for start, count in runs:
+            # As bytes: memoryview.cast knows no foreign byte order.
+            self._fill(buffer[done : done + count].view(np.uint8), self._offset + start * itemsize)
+            done += count
+        return buffer[:done]
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _fill(self, block: NDArray[np.uint8], offset: int) -> None:
+        done = 0
+        while done < block.size:  # one call reads 2 GiB at most, or less where a signal comes
+            try:
+                got = self._read_once(block.data[done:], offset + done)
+            except OSError as error:
+                raise FormatError(f"cannot be read: {reason(error)}", address=self.address) from None
+            if got == 0:
+                raise FormatError("shrank while it was read; try again", address=self.address)
+            done += got
+
+    def _read_once(self, view: memoryview, offset: int) -> int:
+        if POSITIONED:
+            return os.preadv(self._file.fileno(), [view], offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.readinto(view)
+
+
+class NpySink:
+    """A new .npy file, version 1.0, as np.save writes it, in the order of axes of `fortran`."""
+
+    positioned = True
+
+    def __init__(
+        self, target: str, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool, *, force: bool
+    ) -> None:
+        self.address = target
+        self._dtype = dtype.newbyteorder("=")
+        self._lock = threading.Lock()
+        header = _header_bytes(shape, self._dtype, fortran)
+        self._offset = len(header)
+        self._staged = Staged(target, force=force)
+        try:
+            self._staged.reserve(self._offset + math.prod(shape) * self._dtype.itemsize)
+            self._put(np.frombuffer(header, np.uint8), 0)
+        except BaseException:
+            self._staged.discard()
+            raise
+
+    def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
+        """Where the runs' values are to be put for `write`."""
+        return buffer[: sum(count for _, count in runs)]
+
+    def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
+        """Write `values`, the runs' elements one after another. From any thread, in any order."""
+        values = np.ascontiguousarray(values, self._dtype)
+        done = 0
+        for start, count in runs:
+            block = values[done : done + count].view(np.uint8)
+            self._put(block, self._offset + start * self._dtype.itemsize)
+            done += count
+
+    def commit(self) -> None:
+        self._staged.commit()
+
+    def discard(self) -> None:
+        self._staged.discard()
+
+    def _put(self, block: NDArray[np.uint8], offset: int) -> None:
+        done = 0
+        try:
+            while done < block.size:
+                done += self._write_once(block.data[done:], offset + done)
+        except OSError as error:
+            raise self._staged.failure(error) from None
+
+    def _write_once(self, view: memoryview, offset: int) -> int:
+        file = self._staged.file
+        if POSITIONED:
+            return os.pwrite(file.fileno(), view, offset)
+        with self._lock:
+            file.seek(offset)
+            return file.write(view)
+
+
+def _read_header(file: io.FileIO, address: str) -> Header:
+    """Read and check the header against the file's size; nothing of a size it claims is allocated."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    start = file.read(12)
+    major, minor = start[6:8] if start.startswith(NPY_MAGIC) and len(start) >= 8 else (0, 0)
+    if (major, minor) not in ((1, 0), (2, 0), (3, 0)):
+        message = f"has .npy version {major}.{minor}; gn reads 1.0, 2.0 and 3.0"
+        raise FormatError(message, address=address)
+    fixed = 10 if major == 1 else 12
+    length = int.from_bytes(start[8:fixed], "little")
+    if length > MAX_HEADER:
+        message = f"declares a header of {length} bytes; of one tensor it has at most {MAX_HEADER}"
+        raise FormatError(message, address=address)
+    if size < fixed + length or len(start) < fixed:
+        message = f"is cut off in its header, at {size} of {fixed + length} bytes; write it again"
+        raise FormatError(message, address=address)
+    file.seek(fixed)
+    text = file.read(length).decode("utf-8" if major == 3 else "latin-1", "replace")
+    shape, dtype, fortran = _parse(text, address)
+    header = Header(shape, dtype, fortran and len(shape) > 1, fixed + length)
+    _check_size(header, size - header.offset, address)
+    return header
+
+
+def _parse(text: str, address: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """shape, dtype and fortran_order of the header's text. Raises FormatError."""
+    if _STRUCTURED.search(text):
+        raise FormatError("has a structured or sub-array dtype; save one field of it", address=address)
+    text = text.strip(BLANKS)
+    entries: dict[str, str] = {}
+    if text[:1] == "{" and text[-1:] == "}":
+        body = text[1:-1].strip(BLANKS)
+        position = 0
+        while (match := _ENTRY.match(body, position)) and match["key"] not in entries:
+            entries[match["key"]] = match["value"]
+            position = match.end()
+        if position < len(body):
+            entries.clear()
+    descr, order, shape = (entries.get(key, "") for key in ("descr", "fortran_order", "shape"))
+    if descr[:1] not in ("'", '"') or order not in ("True", "False") or shape[:1] != "(":
+        shown = ascii(text if len(text) <= 80 else text[:80] + "...")
+        raise FormatError(f"has a header that is not of an .npy: {shown}", address=address)
+    dtype = _parse_dtype(descr[1:-1], address)
+    return tuple(int(digits) for digits in re.findall(r"\d+", shape)), dtype, order == "True"
+
+
+def _parse_dtype(descr: str, address: str) -> np.dtype[Any]:
+    try:
+        # np.dtype alone would take lists of fields, aliases and what it warns about.
+        dtype = np.dtype(descr) if _DESCR.fullmatch(descr) else None
+    except (TypeError, ValueError):
+        dtype = None
+    if dtype is None:
+        raise FormatError(f"has a dtype that gn does not know: {descr!a}", address=address)
+    require_numeric(dtype, address)
+    return dtype
+
+
+def _check_size(header: Header, held: int, address: str) -> None:
+    """Raise FormatError unless `held` bytes are what the header declares."""
+    itemsize = header.dtype.itemsize
+    # numpy counts in int64, and leaves out the zeros when it checks that the product fits.
+    if len(header.shape) > MAX_RANK or math.prod(filter(None, header.shape)) * itemsize >= 2**63:
+        raise FormatError(f"declares an absurd shape, {header.shape}", address=address)
+    declared = math.prod(header.shape) * itemsize
+    if held < declared:
+        message = f"is truncated: its header declares {declared} bytes of data, the file holds {held}"
+        raise FormatError(message, address=address)
+    if held > declared:
+        message = f"has {held - declared} bytes after its data ({declared} bytes); cut them off"
+        raise FormatError(message, address=address)
+
+
+def _header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> bytes:
+    text = io.BytesIO()
+    entries = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": fortran, "shape": shape}
+    np.lib.format.write_array_header_1_0(text, entries)
+    return text.getvalue()

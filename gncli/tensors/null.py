@@ -1,0 +1,29 @@
+"""A sink that keeps nothing, for a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+Run = tuple[int, int]
+
+
+class NullSink:
+    positioned = True
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
+        return buffer[: sum(count for _, count in runs)]
+
+    def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
+        """Forgotten."""
+
+    def commit(self) -> None:
+        """Nothing to keep."""
+
+    def discard(self) -> None:
+        """Nothing to remove."""

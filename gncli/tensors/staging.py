@@ -1,0 +1,133 @@
+"""An output is written under a temporary name beside its target, and takes its name when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from io import FileIO
+
+from gncli.errors import OutputError
+from gncli.tensors.address import reason
+
+NAME_MAX = 255  # bytes, on every file system in common use
+
+
+class Staged:
+    """A new file on its way to `target`. `path` is where it is written, `file` is open on it.
+
+    A symlink is written through: what it points to is replaced and the link stays. Raises
+    OutputError, before anything is written, where the target cannot come to stand.
+    """
+
+    def __init__(self, target: str, *, force: bool) -> None:
+        if "\0" in target:
+            raise OutputError("not a file name: it holds a NUL", address=target)
+        self.target = target
+        self._force = force
+        self._final = os.path.realpath(target)
+        self._folder, name = os.path.split(self._final)
+        _check_target(target, self._final, force)
+        # The temporary's name is longer than the target's, which may be as long as names can be.
+        stem = os.fsdecode(os.fsencode(name)[: NAME_MAX - len("..gn-12345678.tmp")])
+        self.path = os.path.join(self._folder, f".{stem}.gn-{os.urandom(4).hex()}.tmp")
+        try:
+            self.file = FileIO(self.path, "x+b")  # O_EXCL, mode 0o666 less the umask
+        except FileNotFoundError:
+            folder = self._folder if os.path.islink(target) else os.path.dirname(target)
+            raise OutputError(f"there is no folder '{folder}'; make it first", address=target) from None
+        except OSError as error:
+            raise OutputError(f"cannot write there: {reason(error)}", address=target) from None
+        self._standing = True  # the temporary is there, to be renamed or removed
+
+    def reserve(self, nbytes: int) -> None:
+        """Take the space now: a disk that is too small is better known before the work than after."""
+        try:
+            if nbytes and hasattr(os, "posix_fallocate"):
+                try:
+                    os.posix_fallocate(self.file.fileno(), 0, nbytes)
+                    return
+                except OSError as error:
+                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                        raise  # those three: a file system that cannot promise space
+            if os.fstat(self.file.fileno()).st_size < nbytes:
+                os.ftruncate(self.file.fileno(), nbytes)
+        except OSError as error:
+            raise self.failure(error, f"{nbytes} bytes") from None
+
+    def failure(self, error: OSError, what: str = "the output") -> OutputError:
+        """The OutputError for a write that failed."""
+        hint = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            with contextlib.suppress(OSError, AttributeError):
+                room = os.statvfs(self._folder)
+                hint = f" ({room.f_bavail * room.f_frsize} bytes are free)"
+            hint += "; make room, or write elsewhere with -o"
+        return OutputError(f"cannot write {what}: {reason(error)}{hint}", address=self.target)
+
+    def commit(self) -> None:
+        """Flush to disk, take the target's name, flush the folder. Discards where that fails."""
+        try:
+            os.fsync(self.file.fileno())
+            self.file.close()
+            if self._force:
+                os.replace(self.path, self._final)
+            else:
+                self._rename_to_nothing()
+            self._standing = False
+        except OSError as error:
+            self.discard()
+            raise self.failure(error) from None
+        _sync_folder(self._folder)
+
+    def discard(self) -> None:
+        """Remove the temporary, if it stands; twice, or after commit, it does nothing."""
+        self.file.close()
+        if self._standing:
+            self._standing = False
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+
+    def _rename_to_nothing(self) -> None:
+        # rename(2) replaces whatever has appeared since the check; link(2) refuses to.
+        try:
+            os.link(self.path, self._final)
+        except FileExistsError:
+            self.discard()
+            hint = "has appeared in the meantime; use --force to overwrite it"
+            raise OutputError(hint, address=self.target) from None
+        except (OSError, AttributeError):  # exFAT, some network folders: no hard links
+            _check_target(self.target, self._final, force=False)
+            os.replace(self.path, self._final)
+        else:
+            os.unlink(self.path)
+
+
+def _check_target(target: str, final: str, force: bool) -> None:
+    """Raise OutputError unless a file may come to stand at `final`, the real path of `target`."""
+    try:
+        mode = os.lstat(final).st_mode
+    except FileNotFoundError:
+        if not os.path.basename(target):
+            raise OutputError("is a folder's name; give a file's", address=target) from None
+        return
+    except OSError as error:
+        raise OutputError(f"cannot write there: {reason(error)}", address=target) from None
+    if stat.S_ISDIR(mode):
+        raise OutputError("is a directory; give a file in it", address=target)
+    if not stat.S_ISREG(mode):  # renaming over /dev/null would take it away from everyone
+        raise OutputError("is not a regular file; give another output", address=target)
+    if not force:
+        raise OutputError("exists; use --force to overwrite it", address=target)
+
+
+def _sync_folder(folder: str) -> None:
+    # The output is whole and under its name by now: a folder that cannot be opened or synced
+    # (one without read permission, CIFS, Windows) is no reason to call it failed.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,217 @@
+"""A tile: a few ten thousand elements, laid out in scratch so that numpy's inner loops are long.
+
+A tile is a box of the five-axis view (`layout.Geometry`): outer, first, middle, second, inner, where
+`first` and `second` are kept and each of their cells is summed over the other three. Three forms:
+
+    rows      the inner run is long (NCHW): laid as it is, sums along the last axis
+    columns   the inner run is short (NHWC): reduced axes in front, sums down the first axis
+    short     sets of a few elements (NC): one row for each element of a set, a column for each set
+
+and a row on its own, whose moments are plain numbers: there arithmetic on arrays of one costs more than
+on the tile.
+
+Values that belong to cells are `laid`: reshaped so that they broadcast against the scratch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import prod
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli.layout import Geometry
+
+Floats: TypeAlias = NDArray[np.float64]
+Shape5: TypeAlias = tuple[int, int, int, int, int]
+
+LONG_RUN = 64  # elements: shorter inner runs cost more in numpy's loop overhead than in arithmetic
+_DOT = 8192  # BLAS's dot brings in threads of its own above 10000 elements
+_WIDE = 4096  # elements: narrow columns are taken several rows at a time, to this length
+
+
+@lru_cache(maxsize=256)
+def form(shape: Shape5, long_rows: bool, few: bool, run: int) -> Form:
+    """The form of a tile; equal tiles share one. `run`: elements of the inner axis to a channel."""
+    if long_rows:
+        return Row(shape, run) if shape[:4] == (1, 1, 1, 1) else Rows(shape, run)
+    return Short(shape) if few else Columns(shape)
+
+
+def form_of(geometry: Geometry, shape: Shape5) -> Form:
+    outer, _, middle, _, inner = geometry.dims
+    run = geometry.channel_run if geometry.channel_axis == 4 else inner
+    return form(shape, inner >= LONG_RUN, outer * middle < 8, run)
+
+
+class Form:
+    """Common to all. `cells` is the shape (first, second); `each` the number of elements of a cell."""
+
+    order: tuple[int, ...] = (0, 1, 2, 3, 4)
+    # Arithmetic on what `reduce` gives: arrays of the shape `cells`, or numbers.
+    larger: Callable[..., Any] = staticmethod(np.maximum)
+    where: Callable[..., Any] = staticmethod(np.where)
+    any: Callable[..., Any] = staticmethod(np.any)
+    all: Callable[..., Any] = staticmethod(np.all)
+
+    def __init__(self, shape: Shape5) -> None:
+        self.shape = shape
+        self.size = prod(shape)
+        self.cells = (shape[1], shape[3])
+        self.each = shape[0] * shape[2] * shape[4]
+        self.count: Any = np.full(self.cells, self.each)
+        self.none: Any = np.zeros(self.cells)
+        self.one: Any = np.ones(self.cells)
+        self.step = 1  # elements of the inner axis that share a laid value
+        self._permuted = tuple(shape[axis] for axis in self.order)
+
+    def load(self, tile: NDArray[Any], scratch: Floats) -> Floats:
+        """The tile (five axes, any real dtype) as float64, in this form."""
+        np.copyto(scratch[: self.size].reshape(self._permuted), tile.transpose(self.order))
+        return self.view(scratch)
+
+    def store(self, scratch: Floats, tile: NDArray[Any]) -> None:
+        """The scratch back to five axes, rounded once to the tile's dtype."""
+        np.copyto(tile.transpose(self.order), scratch[: self.size].reshape(self._permuted), casting="unsafe")
+
+    def pick(self, values: Any) -> Any:
+        """An array of the shape `cells` as this form's arithmetic takes it."""
+        return values
+
+    def view(self, scratch: Floats) -> Floats:
+        raise NotImplementedError
+
+    def spread(self, values: Any) -> Any:
+        """Values of the cells on five axes."""
+        return np.reshape(values, (1, self.cells[0], 1, self.cells[1], 1))
+
+    def lay(self, values: Any) -> Any:
+        """`values` (outer, first, middle, second, inner / step), each axis whole or 1, to broadcast."""
+        raise NotImplementedError
+
+    def lay_cells(self, values: Any) -> Any:
+        return self.lay(self.spread(values))
+
+    def reduce(self, function: np.ufunc, work: Floats) -> Any:
+        """(first, second): `function` over each cell."""
+        raise NotImplementedError
+
+    def total(self, work: Floats) -> Any:
+        return self.reduce(np.add, work)
+
+    def dot(self, a: Floats, b: Floats, scratch: Floats) -> Any:
+        """(first, second): the sum of a·b over each cell."""
+        return self.total(np.multiply(a, b, out=self.view(scratch)))
+
+
+class Rows(Form):
+    def __init__(self, shape: Shape5, run: int) -> None:
+        super().__init__(shape)
+        inner = shape[4]
+        self.step = run if inner % run == 0 else inner
+        self._split = (*shape[:4], inner // self.step, self.step)
+        chunk = next(c for c in range(min(inner, _DOT), 0, -1) if inner % c == 0)
+        self._chunks = (*shape[:4], inner // chunk, chunk) if chunk >= min(inner, 512) else None
+        self._ones = np.ones(chunk)
+
+    def view(self, scratch: Floats) -> Floats:
+        return scratch[: self.size].reshape(self._split)
+
+    def lay(self, values: Any) -> Any:
+        return values[..., None]
+
+    def reduce(self, function: np.ufunc, work: Floats) -> Any:
+        rows = function.reduce(work.reshape(self.shape), axis=-1)
+        return function.reduce(rows, axis=(0, 2))
+
+    def total(self, work: Floats) -> Any:
+        if self._chunks is None:
+            return super().total(work)
+        return self._fold(np.vecdot(work.reshape(self._chunks), self._ones))
+
+    def dot(self, a: Floats, b: Floats, scratch: Floats) -> Any:
+        if self._chunks is None:
+            return super().dot(a, b, scratch)
+        return self._fold(np.vecdot(a.reshape(self._chunks), b.reshape(self._chunks)))
+
+    def _fold(self, sums: Floats) -> Any:
+        return np.add.reduce(sums, axis=(0, 2, 4))
+
+
+class Row(Rows):
+    """One run of one cell: `reduce` gives a float, and a float is laid as it is."""
+
+    larger = staticmethod(max)
+    any = staticmethod(bool)
+    all = staticmethod(bool)
+
+    def __init__(self, shape: Shape5, run: int) -> None:
+        super().__init__(shape, run)
+        self.count, self.none, self.one = self.each, 0.0, 1.0
+
+    @staticmethod
+    def where(condition: bool, yes: float, no: float) -> float:
+        return yes if condition else no
+
+    def pick(self, values: Any) -> Any:
+        return values.item()
+
+    def view(self, scratch: Floats) -> Floats:
+        return scratch[: self.size].reshape(-1, self.step)
+
+    def spread(self, values: float) -> float:
+        return values
+
+    def lay(self, values: Any) -> Any:
+        return values.reshape(-1, 1) if isinstance(values, np.ndarray) else values
+
+    def reduce(self, function: np.ufunc, work: Floats) -> float:
+        return float(function.reduce(work.reshape(-1)))
+
+    def _fold(self, sums: Floats) -> float:
+        return float(np.add.reduce(sums, axis=None))
+
+
+class Columns(Form):
+    order: tuple[int, ...] = (0, 2, 1, 3, 4)
+
+    def __init__(self, shape: Shape5) -> None:
+        super().__init__(shape)
+        rows = prod(shape[axis] for axis in self.order if axis in self._down)
+        width = self.size // rows if rows else 0
+        most = max(1, _WIDE // max(width, 1))
+        self._repeat = next((r for r in range(min(rows, most), 0, -1) if rows % r == 0), 1)
+        self._down_shape = tuple(shape[axis] for axis in self._down)
+        self._across_shape = tuple(shape[axis] for axis in self.order if axis not in self._down)
+        self._plane = (rows // self._repeat, self._repeat * width)
+
+    @property
+    def _down(self) -> tuple[int, ...]:
+        return (0, 2)
+
+    def view(self, scratch: Floats) -> Floats:
+        return scratch[: self.size].reshape(self._plane)
+
+    def lay(self, values: Any) -> Any:
+        values = np.asarray(values).transpose(self.order)
+        down = len(self._down)
+        if prod(values.shape[:down]) > 1:
+            return np.broadcast_to(values, self._down_shape + self._across_shape).reshape(self._plane)
+        across = np.broadcast_to(values.reshape(values.shape[down:]), self._across_shape).reshape(1, -1)
+        return np.tile(across, (1, self._repeat)) if self._repeat > 1 else across
+
+    def reduce(self, function: np.ufunc, work: Floats) -> Any:
+        line = function.reduce(work, axis=0).reshape(self._repeat, *self._across_shape)
+        line = function.reduce(line, axis=0)
+        return function.reduce(line, axis=2) if line.ndim == 3 else line
+
+
+class Short(Columns):
+    order = (0, 2, 4, 1, 3)
+
+    @property
+    def _down(self) -> tuple[int, ...]:
+        return (0, 2, 4)

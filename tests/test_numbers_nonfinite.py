@@ -1,0 +1,60 @@
+"""NaN and infinity in the input: propagate, omit, fail."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from arrays import normal, spoiled
+from oracle import group_norm_gold, rounded
+
+from gncli import group_norm
+from gncli.errors import NonFiniteError
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_nan_propagates_through_its_group_only(dtype: str) -> None:
+    x = spoiled().astype(dtype)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        y = group_norm(x, 2)
+    assert np.isnan(y[0]).all()
+    assert y[1].tobytes() == group_norm(x[1:], 2).tobytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_bad_value_spoils_its_group(bad: float) -> None:
+    x = normal(1, 4, 5, 5)
+    x[0, 1, 2, 3] = bad
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        y = group_norm(x, 2)
+    assert np.isnan(y[0, :2]).all()
+    assert np.isfinite(y[0, 2:]).all()
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_omit_takes_statistics_over_the_finite(layout: str) -> None:
+    x = spoiled()
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        turned = x if layout == "NCHW" else np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        y = group_norm(turned, 2, layout=layout, nan="omit", beta=0.5)
+    y = y if layout == "NCHW" else y.transpose(0, 3, 1, 2)
+    assert np.isnan(y[0, 0, 1, 1])
+    assert y[0, 2, 3, 3] == np.inf
+    assert y[0, 3, 0, 0] == -np.inf
+    for n, g in np.ndindex(2, 2):
+        part, have = x[n, 2 * g : 2 * g + 2], y[n, 2 * g : 2 * g + 2]
+        finite = np.isfinite(part)
+        want = rounded(group_norm_gold(part[finite][None, None], 1, beta=0.5), "f4")
+        assert np.array_equal(have[finite], want[0, 0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_fail_refuses(bad: float) -> None:
+    x = normal(1, 4, 5, 5)
+    x[0, 1, 2, 3] = bad
+    with pytest.raises(NonFiniteError, match="1"):
+        group_norm(x, 2, nan="fail")
