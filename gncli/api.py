@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,8 @@ def group_norm(
 
     `x`: real numbers on the axes that `layout` names (channels first by default). Returns the same
     shape, of `dtype` or else the input's, integers as floats. `gamma`, `beta`: a number, or (C,).
-    `memory`: bytes of buffers. Raises LayoutError, FormatError, UsageError, NonFiniteError.
+    `memory`: bytes of buffers. Warns of NaN and infinity, and of constant groups where `eps` is 0.
+    Raises LayoutError, FormatError, UsageError, NonFiniteError.
     """
     array = np.asarray(x)
     require_numeric(array.dtype, "array")
@@ -61,18 +63,20 @@ def group_norm(
         nan,
         per_channel(gamma, channels),
         per_channel(beta, channels),
-        result.dtype == np.float64,
+        Norm.needs_twofold(array.dtype, result.dtype),
     )
     cut = plan(view, array.dtype.itemsize + result.dtype.itemsize, memory, jobs or usable_cores())
     with threads(cut.jobs) as executor:
-        normalize_tensor(source, sink, cut, norm, result.dtype, executor, statistics=False)
+        outcome = normalize_tensor(source, sink, cut, norm, result.dtype, executor, statistics=False)
+    for words in outcome.warnings(nan):
+        warnings.warn(words, RuntimeWarning, stacklevel=2)
     return result
 
 
 def describe(
     x: ArrayLike, *, jobs: int | None = None, memory: int = DEFAULT_MEMORY
 ) -> dict[str, int | float]:
-    """count, mean, std (population), min, max, nan, inf of any real array; all but the counts over the finite."""
+    """count, mean, std (population), min, max, nan, inf of a real array; but for counts, over the finite."""
     array = np.asarray(x)
     require_numeric(array.dtype, "array")
     source = ArraySource(array)

@@ -1,4 +1,4 @@
-"""Which dtype gn gives for which it takes (`tensors.address.require_numeric` says which it takes)."""
+"""Which dtype gn gives for which it takes (what it takes: `tensors.address.require_numeric`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OUTPUTS = ("float16", "float32", "float64")
 
 
 def output_dtype(stored: np.dtype[Any], wanted: DTypeLike | None = None) -> np.dtype[Any]:
-    """The wanted one; else a float as it is, in native order, integers of 8 and 16 bits as float32, others as float64."""
+    """The wanted one; else a float's own, float32 for integers of 8 and 16 bits, float64 for others."""
     if wanted is not None:
         dtype = np.dtype(wanted)
         if dtype.name not in OUTPUTS:

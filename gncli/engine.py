@@ -7,7 +7,7 @@ place, writes for itself too. Otherwise its values come back and are written her
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import groupby, product
@@ -18,21 +18,35 @@ from numpy.typing import NDArray
 
 from gncli.errors import NonFiniteError
 from gncli.executors import in_order
-from gncli.groupnorm import Norm, Scratch, measure, measure_twofold, normalize
-from gncli.layout import flat_geometry
+from gncli.groupnorm import Norm, normalize
+from gncli.layout import Box, Run, flat_geometry
+from gncli.measure import Scratch, measure
 from gncli.moments import Cascade, Moments, Pool, join, merge, pool
-from gncli.plan import Box, Plan, Run, Window
+from gncli.plan import Plan, Window
 from gncli.tensors import Sink, Source
 from gncli.tile import Form, form_of
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Moments of all that was read and of all that was written, and the groups without spread that became NaN."""
+    """Moments of all that was read and of all that was written; groups that had no spread, and became NaN."""
 
     before: Moments
     after: Moments
     undefined: int
+
+    def warnings(self, nan: str) -> list[str]:
+        """What a person should know of the result, under that policy for NaN and infinity."""
+        said = []
+        if self.before.nan or self.before.inf:
+            then = "every group that holds one became NaN; --nan omit takes the statistics of the rest"
+            if nan == "omit":
+                then = "left out of the statistics"
+            said.append(f"{int(self.before.nan)} NaN and {int(self.before.inf)} infinite values; {then}")
+        if self.undefined:
+            groups = "1 constant group" if self.undefined == 1 else f"{self.undefined} constant groups"
+            said.append(f"{groups} became NaN, since eps is 0; use --eps 1e-5")
+        return said
 
 
 class _Desk(threading.local):
@@ -55,7 +69,7 @@ class _Reader:
     def __init__(self, source: Source, plan: Plan, twofold: bool = False) -> None:
         self.source, self.plan = source, plan
         self.desk = _Desk(plan.tile)
-        self._measure = measure_twofold if twofold else measure
+        self.twofold = twofold
 
     def read(self, box: Box) -> NDArray[Any]:
         """The box's elements, on five axes."""
@@ -83,7 +97,7 @@ class _Reader:
     def _tile(self, box: Box, origin: Box, data: NDArray[Any]) -> Moments:
         form = form_of(self.plan.geometry, _extent(box))
         with np.errstate(all="ignore"):
-            moments = self._measure(form, data[_within(box, origin)], self.desk.scratch)
+            moments = measure(form, data[_within(box, origin)], self.desk.scratch, self.twofold)
         return moments.map(lambda values: np.reshape(values, form.cells))
 
 
@@ -102,7 +116,9 @@ class _Normalizer(_Reader):
     def __init__(
         self, source: Source, sink: Sink, plan: Plan, norm: Norm, dtype: np.dtype[Any], statistics: bool
     ) -> None:
-        super().__init__(source, plan, norm.twofold)
+        # Groups of several tiles are not measured again where beta all but cancels a value.
+        several = any(axis.tiles > 1 for axis in (plan.axes[0], plan.axes[2], plan.axes[4]))
+        super().__init__(source, plan, norm.twofold or (norm.beta is not None and several))
         self.sink, self.norm, self.dtype, self.statistics = sink, norm, dtype, statistics
 
     def once(self, block: Box) -> _Done:
@@ -135,13 +151,15 @@ class _Normalizer(_Reader):
                 form, place = form_of(self.plan.geometry, _extent(box)), _within(box, origin)
                 measured = False
                 if moments is None:
-                    part = self._measure(form, data[place], self.desk.scratch)
-                    measured = not self.norm.twofold and not form.any(part.finite < part.count)
+                    part = measure(form, data[place], self.desk.scratch, self.twofold)
+                    measured = not self.twofold and not form.any(part.finite < part.count)
                     undefined += self._check(part)
                     before.append(part)
                 else:
                     part = moments.map(_picker(form, place))
-                normalize(self.norm, form, box, data[place], out[place], part, self.desk.scratch, measured=measured)
+                normalize(
+                    self.norm, form, box, data[place], out[place], part, self.desk.scratch, measured=measured
+                )
                 if self.statistics:
                     after.append(_describe(out[place], self.desk.scratch))
         values = None
@@ -158,7 +176,7 @@ class _Normalizer(_Reader):
 
     def _few(self, parts: list[Moments]) -> Moments | None:
         """The parts on one axis, merged here if they are so many that the caller would be held up."""
-        if not parts or not self.statistics:
+        if not parts:
             return None
         sets = pool(parts)
         return sets if len(sets.count) <= 64 else pool([merge(sets)])

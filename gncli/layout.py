@@ -19,8 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import prod
+from typing import TypeAlias
 
 from gncli.errors import LayoutError, UsageError
+
+Run: TypeAlias = tuple[int, int]  # start and count in elements, in storage order
+Box: TypeAlias = tuple[tuple[int, int], ...]  # start and stop on each axis of the five-axis view
 
 GENERIC = ("channels_first", "channels_last")
 _SPACE = {0: "", 1: "L", 2: "HW", 3: "DHW", 4: "TDHW"}
@@ -62,15 +66,14 @@ class Layout:
         return len(shape) >= 2 if self.rank is None else len(shape) == self.rank
 
     def on(self, shape: Sequence[int]) -> Layout:
-        """The word for this very shape: channels_first on 4 axes is NCHW. Raises LayoutError where it does not fit."""
+        """The word for this very shape: channels_first on 4 axes is NCHW. Raises LayoutError."""
         rank = len(shape)
         if not self.fits(shape):
             needs = f"{self.rank} axes" if self.rank else "2 axes or more"
             fitting = ", ".join(_fitting(rank))
-            raise LayoutError(
-                f"shape {tuple(shape)} has {rank} {'axis' if rank == 1 else 'axes'}, layout {self.word} needs {needs}; "
-                + (f"layouts that fit: {fitting}" if fitting else "a scalar has no channels")
-            )
+            has = f"shape {tuple(shape)} has {rank} {'axis' if rank == 1 else 'axes'}"
+            then = f"layouts that fit: {fitting}" if fitting else "a scalar has no channels"
+            raise LayoutError(f"{has}, layout {self.word} needs {needs}; {then}")
         if self.word == "channels_first":
             return Layout("NC" + _space(rank - 2))
         if self.word == "channels_last":
@@ -134,9 +137,8 @@ def group_count(channels: int, groups: int | None, channels_per_group: int | Non
     if channels % given:
         valid = ", ".join(map(str, divisors(channels)))
         into = f"{given} groups" if channels_per_group is None else f"groups of {given}"
-        raise LayoutError(
-            f"{channels} {'channel does' if channels == 1 else 'channels do'} not divide into {into}; valid: {valid}"
-        )
+        they = "1 channel does" if channels == 1 else f"{channels} channels do"
+        raise LayoutError(f"{they} not divide into {into}; valid: {valid}")
     return channels // given if channels_per_group is not None else given
 
 

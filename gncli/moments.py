@@ -95,7 +95,9 @@ def merge(parts: Moments) -> Moments:
     by = unit / parts.unit
     means, squares = _times(parts.mean, by), _times(parts.m2, by * by)
     weights = parts.finite.astype(np.float64)
-    mean = dd.divide(dd.total(dd.multiply(means, (weights, 0.0))), np.maximum(np.add.reduce(weights, axis=0), 1.0))
+    mean = dd.divide(
+        dd.total(dd.multiply(means, (weights, 0.0))), np.maximum(np.add.reduce(weights, axis=0), 1.0)
+    )
     off = dd.subtract(means, mean)
     between = dd.total(dd.multiply(dd.multiply(off, off), (weights, 0.0)))
     return Moments(
@@ -173,4 +175,6 @@ class Pool:
         """Of all that was pushed."""
         if self._waiting:
             self._flush()
-        return self._merged.result() or Moments(0, (0.0, 0.0), (0.0, 0.0), float("inf"), float("-inf"), 0, 0, 1.0)
+        return self._merged.result() or Moments(
+            0, (0.0, 0.0), (0.0, 0.0), float("inf"), float("-inf"), 0, 0, 1.0
+        )

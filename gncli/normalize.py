@@ -12,7 +12,7 @@ import numpy as np
 from gncli import __version__
 from gncli.api import DEFAULT_MEMORY, per_channel
 from gncli.dtypes import output_dtype
-from gncli.engine import Outcome, normalize_tensor
+from gncli.engine import normalize_tensor
 from gncli.errors import GnError, LayoutError
 from gncli.executors import threads, usable_cores
 from gncli.groupnorm import Norm
@@ -111,7 +111,7 @@ def normalize_file(
         "bytes": prod(source.shape) * source.dtype.itemsize,
         "seconds": round(time.monotonic() - began, 6),
     }
-    return Normalized(record, _warnings(outcome, settings))
+    return Normalized(record, outcome.warnings(settings.nan))
 
 
 def _norm(source: Source, word: str, settings: Settings) -> tuple[int, Norm]:
@@ -121,7 +121,7 @@ def _norm(source: Source, word: str, settings: Settings) -> tuple[int, Norm]:
     view = geometry(
         source.shape, word, groups, interleaved=settings.grouping == "interleaved", fortran=source.fortran
     )
-    twofold = output_dtype(source.dtype, settings.dtype) == np.float64
+    twofold = Norm.needs_twofold(source.dtype, output_dtype(source.dtype, settings.dtype))
     gamma, beta = _parameter(settings.gamma, "gamma", channels), _parameter(settings.beta, "beta", channels)
     return groups, Norm(view, settings.eps, settings.divide_by, settings.nan, gamma, beta, twofold)
 
@@ -159,17 +159,3 @@ def _describe_request(settings: Settings, word: str, groups: int) -> Mapping[str
     }
     optional = {"gamma": settings.gamma, "beta": settings.beta, "like": settings.like}
     return asked | {key: value for key, value in optional.items() if value is not None}
-
-
-def _warnings(outcome: Outcome, settings: Settings) -> list[str]:
-    said = []
-    nan, inf = int(outcome.before.nan), int(outcome.before.inf)
-    if nan or inf:
-        how = {
-            "propagate": "every group that holds one becomes NaN; --nan omit takes the statistics of the rest",
-            "omit": "left out of the statistics",
-        }[settings.nan]
-        said.append(f"{nan} NaN and {inf} infinite values; {how}")
-    if outcome.undefined:
-        said.append(f"{outcome.undefined} groups without spread became NaN, since eps is 0; use --eps 1e-5")
-    return said

@@ -13,13 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
-from typing import TypeAlias
 
 from gncli.errors import BudgetError
-from gncli.layout import Geometry
-
-Box: TypeAlias = tuple[tuple[int, int], ...]
-Run: TypeAlias = tuple[int, int]
+from gncli.layout import Box, Geometry, Run
 
 TILE = 131072  # elements: calls of numpy shorter than some 15 µs keep two threads from running at once
 WIDE_TILE = TILE // 2  # where an element takes more than 8 bytes of input and output together
@@ -166,7 +162,7 @@ class Plan:
 
 
 def plan(geometry: Geometry, bytes_per_element: int, memory: int, jobs: int) -> Plan:
-    """Tiles, windows and blocks for a budget of `memory` bytes for blocks and moments, shared by `jobs` workers.
+    """Tiles, windows and blocks, for `memory` bytes of blocks and moments that `jobs` workers share.
 
     `bytes_per_element`: of input and output together. Fewer workers are used where the budget is too
     small for all; where it is too small for one, a BudgetError with both numbers. A worker's scratch,
@@ -175,7 +171,9 @@ def plan(geometry: Geometry, bytes_per_element: int, memory: int, jobs: int) -> 
     tile = TILE if bytes_per_element <= 8 else WIDE_TILE
     least = tile * bytes_per_element
     if memory < least:
-        raise BudgetError(f"--memory {memory} is too little: one tile takes {least} bytes; use --memory 1M or more")
+        raise BudgetError(
+            f"--memory {memory} is too little: one tile takes {least} bytes; use --memory 1M or more"
+        )
     jobs = max(1, min(jobs, memory // least))
     many = geometry.dims[1] * geometry.dims[3] > 1024
     most = max(tile, memory // jobs // (2 if many else 1) // bytes_per_element)
@@ -183,7 +181,6 @@ def plan(geometry: Geometry, bytes_per_element: int, memory: int, jobs: int) -> 
 
 
 def _axes(geometry: Geometry, tile: int) -> tuple[Axis, Axis, Axis, Axis, Axis]:
-    outer, first, middle, second, inner = geometry.dims
     runs = [1, 1, 1, 1, 1]
     if not geometry.interleaved:
         runs[geometry.channel_axis] = geometry.channel_run

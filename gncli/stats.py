@@ -29,7 +29,7 @@ def stats_file(
     jobs: int | None = None,
     memory: int = DEFAULT_MEMORY,
 ) -> Iterator[dict[str, object]]:
-    """The contract's records: one of the whole tensor or, with `by`, one for each of its parts. Raises GnError."""
+    """Records of the whole tensor or, with `by`, one for each of its parts. Raises GnError."""
     source = open_source(address)
     head: dict[str, object] = {
         "schema": 1,

@@ -99,6 +99,10 @@ class Form:
         """(first, second): `function` over each cell."""
         raise NotImplementedError
 
+    def extremes(self, tile: NDArray[Any], work: Floats) -> tuple[Any, Any]:
+        """(first, second) each: least and most of each cell of `tile`, which `work` holds as float64."""
+        return self.reduce(np.minimum, work), self.reduce(np.maximum, work)
+
     def total(self, work: Floats) -> Any:
         return self.reduce(np.add, work)
 
@@ -126,6 +130,13 @@ class Rows(Form):
     def reduce(self, function: np.ufunc, work: Floats) -> Any:
         rows = function.reduce(work.reshape(self.shape), axis=-1)
         return function.reduce(rows, axis=(0, 2))
+
+    def extremes(self, tile: NDArray[Any], work: Floats) -> tuple[Any, Any]:
+        if tile.dtype.itemsize > 4 or tile.dtype == np.float16 or not tile.dtype.isnative:
+            return super().extremes(
+                tile, work
+            )  # no fewer bytes to go through, or none that numpy is quick at
+        return np.float64(self.reduce(np.minimum, tile)), np.float64(self.reduce(np.maximum, tile))
 
     def total(self, work: Floats) -> Any:
         if self._chunks is None:

@@ -68,7 +68,7 @@ def leaves(command: click.Command, path: str = "gn") -> list[tuple[str, click.Op
 @pytest.mark.parametrize(("path", "option"), leaves(group), ids=lambda value: getattr(value, "name", value))
 def test_every_option_has_help_and_an_environment_variable(path: str, option: click.Option) -> None:
     assert option.help
-    assert option.help[0].isupper()
+    assert option.help[-1] in ".]"
     assert option.name == max(option.opts, key=len).lstrip("-").replace("-", "_")
 
 

@@ -14,6 +14,7 @@ from oracle import EXTENDED, group_norm_exact, group_norm_gold, rounded, ulp_dis
 
 from gncli import group_norm
 
+OUTPUT = {"float16": "f2", "int32": "f8", "uint32": "f8", "int64": "f8", "uint64": "f8"}  # else float32
 GOLD_LIMIT = 30_000  # elements: the rational oracle takes about 10 µs for each
 needs_extended = pytest.mark.skipif(not EXTENDED, reason="np.longdouble is a double on this platform")
 
@@ -26,7 +27,7 @@ def truth(x: Array, groups: int, eps: float, layout: str | None, **how: Any) -> 
 def assert_rounded(x: Array, groups: int, eps: float = 1e-5, layout: str | None = None, **how: Any) -> Array:
     """gn's answer is the rounded exact one: at most 1 ulp off anywhere, bit-equal in at least 99.9 %."""
     y: Array = group_norm(x, groups, eps, layout, **how)
-    dtype = how.pop("dtype", None) or ("f2" if x.dtype.kind == "f" and x.dtype.itemsize == 2 else "f4")
+    dtype = how.pop("dtype", None) or OUTPUT.get(x.dtype.newbyteorder("=").name, "f4")
     assert (y.shape, y.dtype) == (x.shape, np.dtype(dtype))
     off = ulp_distance(y, rounded(truth(x, groups, eps, layout, **how), dtype))
     assert off.max(initial=0) <= 1, f"{off.max()} ulp at {np.unravel_index(off.argmax(), off.shape)}"
@@ -55,6 +56,12 @@ CENTRED: dict[str, Callable[[], Array]] = {
     "uint8": lambda: rng().integers(0, 256, (2, 8, 31, 33)).astype("u1"),
     "int16": lambda: rng().integers(-(2**15), 2**15, (2, 8, 31, 33)).astype("i2"),
     "uint16 far from zero": lambda: rng().integers(65000, 65536, (2, 8, 31, 33)).astype("u2"),
+    "int32": lambda: rng().integers(-(2**31), 2**31, (2, 8, 31, 33), "i4"),
+    "uint32 far from zero": lambda: rng().integers(2**32 - 1000, 2**32, (2, 8, 31, 33)).astype("u4"),
+    "int64": lambda: rng().integers(-(2**63), 2**63 - 1, (2, 8, 31, 33), "i8"),
+    "int64 about 2**60": lambda: 2**60 + rng().integers(-(2**40), 2**40, (2, 8, 31, 33), "i8"),
+    "int64 whose last 8 bits a float64 cannot tell": lambda: 2**60 + rng().integers(0, 2**30, (2, 8, 9, 9)),
+    "uint64 to the last": lambda: ~rng().integers(0, 2**50, (2, 8, 31, 33)).astype("u8"),
     "big-endian float32": lambda: normal(2, 8, 31, 33, mean=10, dtype=">f4"),
     "big-endian float16": lambda: normal(2, 8, 31, 33, mean=10, dtype=">f2"),
     "big-endian int16": lambda: rng().integers(-(2**15), 2**15, (2, 8, 31, 33)).astype(">i2"),
@@ -169,6 +176,13 @@ def test_constant_group_gives_exactly_beta(value: float, dtype: str) -> None:
 def test_constant_float64_group_gives_exactly_beta(value: float) -> None:
     x = np.full((1, 2, 333), value)
     assert np.array_equal(group_norm(x, 1, beta=0.25), np.full_like(x, 0.25))
+
+
+@pytest.mark.parametrize("dtype", ["i8", "u8", "i4", ">u8"])
+def test_constant_integers_at_the_ends_of_their_range(dtype: str) -> None:
+    """2**63 - 1 as a float64 is 2**63: rounding before the mean is taken would show."""
+    for value in (np.iinfo(dtype).min, np.iinfo(dtype).max, np.iinfo(dtype).max - 1):
+        assert not group_norm(np.full((1, 2, 7), value, dtype), 1).any()
 
 
 def test_one_constant_group_beside_others() -> None:

@@ -1,4 +1,4 @@
-"""float64 and wide integers: the error of every element, in exact arithmetic, within the contract's bound."""
+"""float64: the error of every element, in exact arithmetic, within the contract's bound."""
 
 from __future__ import annotations
 
@@ -23,23 +23,18 @@ WIDE: dict[str, tuple[Callable[[], Array], float]] = {
     "1e-200: the squares underflow": (lambda: normal(2, 8, 31, 33, std=1e-200, dtype="f8"), 0.0),
     "1e-200 and eps": (lambda: normal(2, 8, 31, 33, std=1e-200, dtype="f8"), 1e-5),
     "1e-160: the squares are denormal": (lambda: normal(2, 8, 31, 33, std=1e-160, dtype="f8"), 0.0),
-    "near the largest: the sum overflows": (lambda: rng().uniform(-1.7e308, 1.7e308, (2, 8, 31, 33)), 1e-5),
+    "near the largest: the sum overflows": (lambda: 1.7e308 * rng().uniform(-1, 1, (2, 8, 31, 33)), 1e-5),
     "all near the largest": (lambda: rng().uniform(1.6e308, 1.7e308, (2, 8, 31, 33)), 1e-5),
     "denormals": (lambda: rng().integers(-99, 99, (2, 8, 9, 9)) * 5e-324, 0.0),
     "big-endian": (lambda: normal(2, 8, 31, 33, mean=10, dtype=">f8"), 1e-5),
     "Fortran order": (lambda: np.asfortranarray(normal(2, 8, 31, 33, mean=10, dtype="f8")), 1e-5),
-    "int32": (lambda: rng().integers(-(2**31), 2**31, (2, 8, 31, 33), "i4"), 1e-5),
-    "uint32 far from zero": (lambda: rng().integers(2**32 - 1000, 2**32, (2, 8, 31, 33)).astype("u4"), 1e-5),
-    "int64": (lambda: rng().integers(-(2**63), 2**63 - 1, (2, 8, 31, 33), "i8"), 1e-5),
-    "uint64 beyond 2**63": (lambda: rng().integers(2**63, 2**64 - 1, (2, 8, 31, 33), "u8"), 1e-5),
-    "int64 about 2**60": (lambda: 2**60 + rng().integers(-(2**40), 2**40, (2, 8, 31, 33), "i8"), 1e-5),
 }
 
 
 def assert_float64(x: Array, groups: int, eps: float, layout: str | None = None, **how: Any) -> None:
     """|error| <= 4 * 2**-52 * max(1, |mean| / std), relative where |y| is above 1."""
     y = group_norm(x, groups, eps, layout, **how)
-    assert (y.shape, y.dtype) == (x.shape, np.float64)
+    assert (y.shape, y.dtype) == (x.shape, np.dtype(np.float64))
     rows = to_rows(x, groups, layout, "contiguous")
     right = to_rows(group_norm_gold(x, groups, eps, layout, **how), groups, layout, "contiguous")
     got = to_rows(y, groups, layout, "contiguous")

@@ -21,6 +21,7 @@ FLOORS: tuple[set[str], ...] = (
     {"errors"},
     {"layout", "conventions", "doubledouble", "dtypes"},
     {"tile", "moments", "plan"},
+    {"measure"},
     {"groupnorm", "tensors", "executors", "report"},
     {"engine"},
     {"api"},

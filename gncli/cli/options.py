@@ -134,7 +134,7 @@ beta_opt = click.option(
 )  # fmt: skip
 divide_by_opt = click.option(
     "--divide-by", type=click.Choice(["std", "variance"]), default="std", show_default=True,
-    help="Divide by sqrt(var + eps), which is group norm, or by var + eps, as some walkthroughs do.",
+    help="sqrt(var + eps), which is group norm, or var + eps, which some walkthroughs print.",
 )  # fmt: skip
 dtype_opt = click.option(
     "--dtype", type=click.Choice(["float16", "float32", "float64"]),

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gncli.errors import AddressError, GnError, UsageError
+from gncli.layout import Run
 from gncli.tensors.address import candidates, open_file, sniff, split
 from gncli.tensors.npy import NpySink, NpySource
-
-Run: TypeAlias = tuple[int, int]  # (start, count) in elements, in storage order
 
 SUFFIXES = {".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".he5": "hdf5", ".nc": "hdf5"}
 

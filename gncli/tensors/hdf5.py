@@ -7,17 +7,15 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from gncli.errors import AddressError, FormatError, GnError
+from gncli.layout import Run
 from gncli.tensors.address import LISTED, candidates, near, require_numeric
-
-if TYPE_CHECKING:
-    from gncli.tensors import Run
 
 MIN_CACHE, MAX_CACHE = 2**20, 2**26  # bytes of chunks that HDF5 may keep of one open dataset
 

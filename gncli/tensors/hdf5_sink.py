@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli.errors import AddressError, OutputError
+from gncli.layout import Run
 from gncli.tensors.hdf5 import Hdf5Source, hyperslabs, open_dataset, select, translated
 from gncli.tensors.hdf5_datasets import contiguous, create, like, make_way, replace, space_of, takes_values
 from gncli.tensors.staging import Staged
 
 if TYPE_CHECKING:
-    from gncli.tensors import Run, Source
+    from gncli.tensors import Source
 
 PREFIX = "gn_"  # of the attributes that tell what was done
 

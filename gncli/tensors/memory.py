@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Run = tuple[int, int]
+from gncli.layout import Run
 
 
 def storage_order(array: NDArray[Any]) -> tuple[NDArray[Any], bool]:

@@ -12,17 +12,15 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gncli.errors import FormatError
+from gncli.layout import Run
 from gncli.tensors.address import NPY_MAGIC, reason, require_numeric
 from gncli.tensors.staging import Staged
-
-if TYPE_CHECKING:
-    from gncli.tensors import Run
 
 MAX_HEADER = 64 * 1024  # bytes; of one tensor's, rank 64 and all, hardly 1500 are not padding
 MAX_RANK = 64  # numpy's own

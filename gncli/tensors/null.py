@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-Run = tuple[int, int]
+from gncli.layout import Run
 
 
 class NullSink:

@@ -1,0 +1,176 @@
+"""Moments of one tile, by sums that are taken by extraction.
+
+Every value is cut at a grid coarse enough for the upper parts to add up without any rounding, and the
+remainders are added apart. So a mean is good to 2**-80 of the largest value, in whatever order the
+elements stand. Squares are of deviations from the mean, in a second pass over the tile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli import doubledouble as dd
+from gncli.doubledouble import Number, Pair
+from gncli.moments import Floats, Moments
+from gncli.tile import Form
+
+# An anchor cuts what is added to and taken from it at 2**-53 of itself.
+_SUM_ANCHOR = 1.5 * 2.0**26  # of the largest value: 28 bits above the cut, and room for 2**25 of them
+_PART_ANCHOR = 1.5 * 2.0**33  # of the largest deviation: 18 bits, so that their squares add up exactly
+_PIVOT = 2.0**18  # cuts 18 bits off a mean: times a tile's 2**17 elements, it is exact
+_EXACT = 2**53  # integers beyond it do not fit float64
+_LOW_BITS = 2047
+HUGE, TINY, UNIT = 2.0**400, 2.0**-400, 2.0**600  # where squares need another unit, and which
+
+
+class Scratch:
+    """Three reused float64 buffers of one tile each, no larger than the caches."""
+
+    def __init__(self, size: int) -> None:
+        self.work, self.part, self.spare = (np.empty(size) for _ in range(3))
+
+
+def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = False) -> Moments:
+    """Moments of each cell of a tile (five axes).
+
+    Leaves the values less the upper part of their mean in `scratch.work`, if all of them are finite.
+    With `twofold`, m2 is a pair that is good to about 2**-70, and nothing of use is left in the scratch.
+    """
+    work = form.load(tile, scratch.work)
+    least, most = form.extremes(tile, work)
+    largest = form.larger(most, -least)
+    work, low, base = _load(form, tile, scratch, loaded=True)
+    if base is not None:
+        mean = dd.add(base, _mean(form, work, scratch, 2.0**64 * form.one, form.each, low, True))
+        moments = Moments(form.count, mean, mean, least, most, form.none, form.none, form.one)
+    elif form.all(largest < HUGE) and form.all((largest > TINY) | (largest == 0)):
+        mean = _mean(form, work, scratch, largest, form.each, None, twofold)
+        mean = _settle(form, mean, least, most)
+        np.subtract(work, form.lay_cells(mean[0]), out=work)
+        squares = _squares(form, work, scratch, mean[1], form.each)
+        moments = Moments(form.count, mean, squares, least, most, form.none, form.none, form.one)
+    else:
+        moments = _measure_any(form, tile, work, scratch, twofold)
+    if twofold or base is not None:
+        return _measure_twofold(form, tile, scratch, moments)
+    return moments
+
+
+def _mean(
+    form: Form,
+    work: Floats,
+    scratch: Scratch,
+    largest: Number,
+    count: Number,
+    low: Floats | None,
+    twofold: bool,
+) -> Pair:
+    part = form.view(scratch.part)
+    anchor = form.lay_cells(largest * _SUM_ANCHOR)
+    np.add(work, anchor, out=part)
+    np.subtract(part, anchor, out=part)
+    upper = form.total(part)
+    np.subtract(work, part, out=part)
+    if low is not None:
+        np.add(part, low, out=part)
+        np.add(work, low, out=work)
+    lower = form.total(part)
+    if twofold:
+        return dd.divide(dd.two_sum(upper, lower), count)
+    mean = (upper + lower) / count
+    step = mean * _PIVOT
+    pivot = (mean + step) - step  # short enough for pivot · count to be exact
+    return pivot, ((upper - pivot * count) + lower) / count
+
+
+def _settle(form: Form, mean: Pair, least: Number, most: Number) -> Pair:
+    """A constant is its own mean, to the last bit."""
+    same = least == most
+    return form.where(same, least, mean[0]), form.where(same, 0.0, mean[1])
+
+
+def _squares(form: Form, work: Floats, scratch: Scratch, rest: Number, count: Number) -> Pair:
+    return form.larger(form.dot(work, work, scratch.part) - count * (rest * rest), 0.0), 0.0 * rest
+
+
+def _measure_any(form: Form, tile: NDArray[Any], work: Floats, scratch: Scratch, twofold: bool) -> Moments:
+    """With NaN, infinity, or values whose squares leave float64's range."""
+    finite = np.isfinite(work)
+    kept = form.reduce(np.add, finite.astype(np.float64))
+    nan = form.reduce(np.add, np.isnan(work).astype(np.float64))
+    least = form.reduce(np.minimum, np.where(finite, work, np.inf))
+    most = form.reduce(np.maximum, np.where(finite, work, -np.inf))
+    work[~finite] = 0.0
+    largest = form.where(kept > 0, form.larger(most, -least), 0.0)
+    unit = form.where(largest >= HUGE, 1 / UNIT, form.where((largest <= TINY) & (largest > 0), UNIT, 1.0))
+    np.multiply(work, form.lay_cells(unit), out=work)
+    mean = _mean(form, work, scratch, largest * unit, form.larger(kept, 1.0), None, twofold)
+    mean = _settle(form, mean, least * unit, most * unit)
+    np.subtract(work, form.lay_cells(mean[0]), out=work)
+    work[~finite] = 0.0
+    squares = _squares(form, work, scratch, mean[1], kept)
+    return Moments(form.count, mean, squares, least, most, nan, form.count - kept - nan, unit)
+
+
+def _measure_twofold(form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments) -> Moments:
+    work, part = deviations(form, tile, scratch, moments)
+    if form.any(moments.finite < form.count):
+        gone = ~np.isfinite(work)
+        work[gone] = part[gone] = 0.0
+    spare = form.view(scratch.spare)
+    np.add(part, part, out=spare)
+    np.add(spare, work, out=spare)
+    np.multiply(spare, work, out=spare)  # (2·part + work)·work, the square less part²
+    small = form.total(spare)
+    high, low = dd.two_sum(form.dot(part, part, scratch.spare), small)
+    some = moments.finite > 0
+    return replace(moments, m2=(form.where(some, high, 0.0), form.where(some, low, 0.0)))
+
+
+def _load(
+    form: Form, tile: NDArray[Any], scratch: Scratch, loaded: bool = False
+) -> tuple[Floats, Floats | None, Pair | None]:
+    """The tile in `scratch.work`; of 64-bit integers that float64 cannot hold, less their least, `base`.
+
+    If these still are too large, their lower bits come apart. `loaded`: as floats, the tile is there already.
+    """
+    if tile.dtype.kind in "iu" and tile.dtype.itemsize == 8:
+        least, most = int(tile.min()), int(tile.max())
+        if max(-least, most) > _EXACT:
+            above = tile.astype(np.uint64) - np.uint64(least % 2**64)  # modulo 2**64 all along, so exact
+            base = (float(least), float(least - int(float(least))))
+            low = None
+            if most - least > _EXACT:
+                low = form.load(above & np.uint64(_LOW_BITS), np.empty(form.size))
+                above &= ~np.uint64(_LOW_BITS)
+            return form.load(above, scratch.work), low, base
+    return form.view(scratch.work) if loaded else form.load(tile, scratch.work), None, None
+
+
+def deviations(form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments) -> tuple[Floats, Floats]:
+    """x - mean as lower part and upper part; the upper one is exact, and of few bits."""
+    work, low, base = _load(form, tile, scratch)
+    part = form.view(scratch.part)
+    mean, unit = moments.mean, moments.unit
+    if form.any(unit != 1.0):
+        np.multiply(work, form.lay_cells(unit), out=work)
+    least, most = moments.least * unit, moments.most * unit
+    if base is not None:
+        mean = dd.subtract(mean, base)
+        least, most = form.extremes(work, work)
+    reach = form.larger(most - mean[0], mean[0] - least)
+    cut = form.larger(reach * _PART_ANCHOR, 4.0 * form.larger(most, -least))
+    anchor = form.lay_cells(cut)
+    np.add(work, anchor, out=part)
+    np.subtract(part, anchor, out=part)
+    np.subtract(work, part, out=work)
+    if low is not None:
+        np.add(work, low, out=work)
+    pivot = (mean[0] + cut) - cut
+    np.subtract(part, form.lay_cells(pivot), out=part)
+    np.subtract(work, form.lay_cells((mean[0] - pivot) + mean[1]), out=work)
+    return work, part
