@@ -65,7 +65,7 @@ def group_norm(
         per_channel(beta, channels),
         Norm.needs_twofold(array.dtype, result.dtype),
     )
-    cut = plan(view, array.dtype.itemsize + result.dtype.itemsize, memory, jobs or usable_cores())
+    cut = plan(view, array.dtype.itemsize, result.dtype.itemsize, memory, jobs or usable_cores())
     with threads(cut.jobs) as executor:
         outcome = normalize_tensor(source, sink, cut, norm, result.dtype, executor, statistics=False)
     for words in outcome.warnings(nan):
@@ -80,7 +80,7 @@ def describe(
     array = np.asarray(x)
     require_numeric(array.dtype, "array")
     source = ArraySource(array)
-    cut = plan(flat_geometry(array.size), array.dtype.itemsize, memory, jobs or usable_cores())
+    cut = plan(flat_geometry(array.size), array.dtype.itemsize, 0, memory, jobs or usable_cores())
     with threads(cut.jobs) as executor:
         return measure_all(source, cut, executor).row()
 

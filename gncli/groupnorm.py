@@ -44,9 +44,15 @@ class Norm:
         return sink == np.float64 or (source.kind in "iu" and source.itemsize == 8)
 
 
-def scale_of(norm: Norm, form: Form, moments: Moments) -> Pair:
-    """1 / sqrt(var + eps) of each cell, or 1 / (var + eps), per `moments.unit`; NaN where it has no value."""
+def scale_of(norm: Norm, form: Form, moments: Moments, plain: bool = False) -> Pair:
+    """1 / sqrt(var + eps) of each cell, or 1 / (var + eps), per `moments.unit`; NaN where it has no value.
+
+    `plain`: all are finite, of unit 1, and a float64 is enough.
+    """
     root = norm.divide_by == "std"
+    if plain:
+        variance = np.float64(moments.m2[0] / form.each + norm.eps)
+        return 1.0 / np.sqrt(variance) if root else 1.0 / variance, form.none
     unit, finite = moments.unit, form.larger(moments.finite, 1)
     by = form.where(
         (unit > 1.0) & (norm.eps > 0), 1.0 / unit, 1.0
@@ -64,7 +70,7 @@ def scale_of(norm: Norm, form: Form, moments: Moments) -> Pair:
         low = 0.0 * squares[1]
     if not root:
         by = by * (unit * by)
-    void = moments.finite < (moments.count if norm.nan == "propagate" else 1)
+    void = moments.finite < (moments.size if norm.nan == "propagate" else 1)
     if form.any(void):
         high = form.where(void, np.nan, high)
     return high * by, low * by
@@ -85,7 +91,7 @@ def normalize(
 
     `measured`: the scratch still holds what `measure` left of this very tile.
     """
-    high, low = scale_of(norm, form, moments)
+    high, low = scale_of(norm, form, moments, plain=measured)
     scale: Pair = (form.spread(high), form.spread(low))
     beta = None
     if norm.gamma is not None or norm.beta is not None:
@@ -110,7 +116,7 @@ def normalize(
         np.multiply(work, form.lay(scale[0]), out=work)
         np.add(work, form.lay(shift if beta is None else shift + beta), out=work)
         if beta is not None and _cancels(form, beta, scratch):
-            exact = measure(form, source, scratch, twofold=True) if measured else moments
+            exact = measure(form, source, scratch, twofold=True)[0] if measured else moments
             _apply_pairs(norm, form, source, exact, channels, scratch)
     form.store(scratch.work, sink)
 
@@ -158,7 +164,7 @@ def _channels(geometry: Geometry, form: Form, box: Box) -> NDArray[np.intp]:
 def _apply_twofold(
     form: Form, source: NDArray[Any], moments: Moments, scale: Pair, beta: Floats | None, scratch: Scratch
 ) -> None:
-    """part·head is exact; all else is below 2**-16 of it, but for beta, whose sum with it is kept exact."""
+    """part·head is exact; all else is below 2**-14 of it, but for beta, whose sum with it is kept exact."""
     work, part = deviations(form, source, scratch, moments)
     spare = form.view(scratch.spare)
     head, tail = dd.halves(scale[0])
@@ -170,7 +176,7 @@ def _apply_twofold(
         part, lost = dd.two_sum(part, form.lay(beta))
         np.add(work, lost, out=work)
     np.add(work, part, out=work)
-    if form.any(moments.finite < moments.count):
+    if form.any(moments.finite < moments.size):
         values = form.load(source, scratch.spare)
         gone = ~np.isfinite(values)
         work[gone] = (values * form.lay(scale[0]))[gone]

@@ -7,7 +7,6 @@ elements stand. Squares are of deviations from the mean, in a second pass over t
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from gncli.tile import Form
 
 # An anchor cuts what is added to and taken from it at 2**-53 of itself.
 _SUM_ANCHOR = 1.5 * 2.0**26  # of the largest value: 28 bits above the cut, and room for 2**25 of them
-_PART_ANCHOR = 1.5 * 2.0**33  # of the largest deviation: 18 bits, so that their squares add up exactly
+_PART_ANCHOR = 1.5 * 2.0**31  # of the largest deviation: 16 bits, so that their squares add up exactly
 _PIVOT = 2.0**18  # cuts 18 bits off a mean: times a tile's 2**17 elements, it is exact
 _EXACT = 2**53  # integers beyond it do not fit float64
 _LOW_BITS = 2047
@@ -34,30 +33,40 @@ class Scratch:
         self.work, self.part, self.spare = (np.empty(size) for _ in range(3))
 
 
-def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = False) -> Moments:
-    """Moments of each cell of a tile (five axes).
+def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = False) -> tuple[Moments, bool]:
+    """Moments of each cell of a tile (five axes), and whether `scratch.work` was left ready to be scaled.
 
-    Leaves the values less the upper part of their mean in `scratch.work`, if all of them are finite.
-    With `twofold`, m2 is a pair that is good to about 2**-70, and nothing of use is left in the scratch.
+    Ready: it holds the values less the upper part of their mean, all of them finite and of unit 1. With
+    `twofold`, m2 is a pair that is good to about 2**-70, and nothing of use is left.
     """
     work = form.load(tile, scratch.work)
     least, most = form.extremes(tile, work)
     largest = form.larger(most, -least)
-    work, low, base = _load(form, tile, scratch, loaded=True)
-    if base is not None:
-        mean = dd.add(base, _mean(form, work, scratch, 2.0**64 * form.one, form.each, low, True))
-        moments = Moments(form.count, mean, mean, least, most, form.none, form.none, form.one)
-    elif form.all(largest < HUGE) and form.all((largest > TINY) | (largest == 0)):
-        mean = _mean(form, work, scratch, largest, form.each, None, twofold)
+    top, bottom = form.span(largest)
+    if top < HUGE and (bottom > TINY or form.all((largest > TINY) | (largest == 0))):
+        if top > _EXACT and tile.dtype.itemsize == 8 and tile.dtype.kind in "iu":
+            return _measure_long(form, tile, scratch, least, most), False
+        if form.folds and form.folds * top <= _EXACT * _grain(tile, scratch):
+            mean = _folded_mean(form, work, largest, twofold)
+        else:
+            mean = _mean(form, work, scratch, largest, form.each, None, twofold)
         mean = _settle(form, mean, least, most)
         np.subtract(work, form.lay_cells(mean[0]), out=work)
         squares = _squares(form, work, scratch, mean[1], form.each)
         moments = Moments(form.count, mean, squares, least, most, form.none, form.none, form.one)
-    else:
-        moments = _measure_any(form, tile, work, scratch, twofold)
-    if twofold or base is not None:
-        return _measure_twofold(form, tile, scratch, moments)
-    return moments
+        return (_measure_twofold(form, tile, scratch, moments), False) if twofold else (moments, True)
+    moments = _measure_any(form, tile, work, scratch, twofold)
+    return _measure_twofold(form, tile, scratch, moments) if twofold else moments, False
+
+
+def _measure_long(form: Form, tile: NDArray[Any], scratch: Scratch, least: Number, most: Number) -> Moments:
+    """Of 64-bit integers that float64 cannot hold."""
+    work, low, base = _load(form, tile, scratch)
+    mean = _mean(form, work, scratch, 2.0**64 * form.one, form.each, low, True)
+    if base is not None:
+        mean = dd.add(base, mean)
+    moments = Moments(form.count, mean, mean, least, most, form.none, form.none, form.one)
+    return _measure_twofold(form, tile, scratch, moments)
 
 
 def _mean(
@@ -78,7 +87,34 @@ def _mean(
     if low is not None:
         np.add(part, low, out=part)
         np.add(work, low, out=work)
-    lower = form.total(part)
+    return _divide(upper, form.total(part), count, twofold)
+
+
+def _folded_mean(form: Form, work: Floats, largest: Number, twofold: bool) -> Pair:
+    """As `_mean`, where a few dozen values add up without rounding: only their sums are taken apart."""
+    sums = form.fold(work)
+    anchor = form.spread(largest * (_SUM_ANCHOR * form.folds))
+    part = (sums + anchor) - anchor
+    return _divide(form.total_folded(part), form.total_folded(sums - part), form.each, twofold)
+
+
+def _grain(tile: NDArray[Any], scratch: Scratch) -> float:
+    """A power of two that every element is a multiple of; 0 where it is not worth the search."""
+    if tile.dtype.kind in "iu":
+        return 1.0
+    if tile.dtype.itemsize == 2:
+        return 2.0**-24
+    if tile.dtype != np.float32 or not tile.dtype.isnative:
+        return 0.0
+    # Magnitudes of floats are ordered as their bits; less 1, those of zeros come last.
+    bits = scratch.part[: -(-tile.size // 2)].view(np.uint32)[: tile.size].reshape(tile.shape)
+    np.left_shift(tile.view(np.uint32), 1, out=bits)
+    np.subtract(bits, 1, out=bits)
+    exponent = (int(bits.min()) + 1 >> 24) & 255
+    return float(2.0 ** (max(exponent, 1) - 150))
+
+
+def _divide(upper: Number, lower: Number, count: Number, twofold: bool) -> Pair:
     if twofold:
         return dd.divide(dd.two_sum(upper, lower), count)
     mean = (upper + lower) / count
@@ -90,6 +126,8 @@ def _mean(
 def _settle(form: Form, mean: Pair, least: Number, most: Number) -> Pair:
     """A constant is its own mean, to the last bit."""
     same = least == most
+    if not form.any(same):
+        return mean
     return form.where(same, least, mean[0]), form.where(same, 0.0, mean[1])
 
 
@@ -128,15 +166,13 @@ def _measure_twofold(form: Form, tile: NDArray[Any], scratch: Scratch, moments: 
     small = form.total(spare)
     high, low = dd.two_sum(form.dot(part, part, scratch.spare), small)
     some = moments.finite > 0
-    return replace(moments, m2=(form.where(some, high, 0.0), form.where(some, low, 0.0)))
+    return moments._replace(m2=(form.where(some, high, 0.0), form.where(some, low, 0.0)))
 
 
-def _load(
-    form: Form, tile: NDArray[Any], scratch: Scratch, loaded: bool = False
-) -> tuple[Floats, Floats | None, Pair | None]:
+def _load(form: Form, tile: NDArray[Any], scratch: Scratch) -> tuple[Floats, Floats | None, Pair | None]:
     """The tile in `scratch.work`; of 64-bit integers that float64 cannot hold, less their least, `base`.
 
-    If these still are too large, their lower bits come apart. `loaded`: as floats, the tile is there already.
+    If these still are too large, their lower bits come apart.
     """
     if tile.dtype.kind in "iu" and tile.dtype.itemsize == 8:
         least, most = int(tile.min()), int(tile.max())
@@ -148,7 +184,7 @@ def _load(
                 low = form.load(above & np.uint64(_LOW_BITS), np.empty(form.size))
                 above &= ~np.uint64(_LOW_BITS)
             return form.load(above, scratch.work), low, base
-    return form.view(scratch.work) if loaded else form.load(tile, scratch.work), None, None
+    return form.load(tile, scratch.work), None, None
 
 
 def deviations(form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments) -> tuple[Floats, Floats]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +14,15 @@ from gncli.doubledouble import Number, Pair
 Floats: TypeAlias = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Moments:
+class Moments(NamedTuple):
     """Of one or more sets of elements; every field is a number, or an array with an entry a set.
 
     `mean` and `m2` (the sum of squared deviations) are pairs, over the finite elements times `unit`, a
     power of two that is not 1 only where squares would leave float64's range. `least` and `most` are
-    +inf and -inf where there is no finite element. `count` counts all elements.
+    +inf and -inf where there is no finite element. `size` counts all elements.
     """
 
-    count: Number
+    size: Number
     mean: Pair
     m2: Pair
     least: Number
@@ -35,7 +33,7 @@ class Moments:
 
     @property
     def finite(self) -> Number:
-        return self.count - self.nan - self.inf
+        return self.size - self.nan - self.inf
 
     def map(self, function: Callable[[Any], Any]) -> Moments:
         """The same function on every array, to reshape, slice or pick."""
@@ -47,7 +45,7 @@ class Moments:
         finite = int(one.finite)
         nothing = float("nan")
         return {
-            "count": int(one.count),
+            "count": int(one.size),
             "mean": float((one.mean[0] + one.mean[1]) / one.unit) if finite else nothing,
             "std": float(np.sqrt(one.m2[0] / finite) / one.unit) if finite else nothing,
             "min": float(one.least) if finite else nothing,
@@ -63,7 +61,7 @@ def _gather(parts: list[Moments], function: Callable[[list[Any]], Any]) -> Momen
             return tuple(function(list(column)) for column in zip(*values, strict=True))
         return function(values)
 
-    return Moments(*(gathered([getattr(part, field.name) for part in parts]) for field in fields(Moments)))
+    return Moments(*(gathered(list(values)) for values in zip(*parts, strict=True)))
 
 
 def stack(parts: list[Moments]) -> Moments:
@@ -89,7 +87,7 @@ def pool(parts: list[Moments]) -> Moments:
 
 def merge(parts: Moments) -> Moments:
     """Chan's merge, in pairs, of all sets along the first axis."""
-    if len(parts.count) == 1:
+    if len(parts.size) == 1:
         return parts.map(lambda array: array[0])
     unit = np.minimum.reduce(parts.unit, axis=0)
     by = unit / parts.unit
@@ -101,7 +99,7 @@ def merge(parts: Moments) -> Moments:
     off = dd.subtract(means, mean)
     between = dd.total(dd.multiply(dd.multiply(off, off), (weights, 0.0)))
     return Moments(
-        np.add.reduce(parts.count, axis=0),
+        np.add.reduce(parts.size, axis=0),
         mean,
         dd.add(dd.total(squares), between),
         np.minimum.reduce(parts.least, axis=0),
@@ -140,14 +138,17 @@ class Cascade:
             self.push(record)
         return self
 
-    def result(self) -> Moments | None:
-        """All that was pushed as one record; None where nothing was."""
+    def result(self) -> Moments:
+        """All that was pushed as one record. Raises IndexError where nothing was."""
         rest: list[Moments] = []
         for level in self._levels:
             rest = level + rest
             if rest:
                 rest = [merge(stack(rest))]
-        return rest[0] if rest else None
+        return rest[0]
+
+
+NOTHING = Moments(0, (0.0, 0.0), (0.0, 0.0), float("inf"), float("-inf"), 0, 0, 1.0)
 
 
 class Pool:
@@ -159,11 +160,13 @@ class Pool:
         self._waiting: list[Moments] = []
         self._sets = 0
         self._merged = Cascade(64)
+        self._any = False
 
     def push(self, sets: Moments) -> None:
         """`sets`: arrays of one axis."""
+        self._any = True
         self._waiting.append(sets)
-        self._sets += len(sets.count)
+        self._sets += len(sets.size)
         if self._sets >= self.MANY:
             self._flush()
 
@@ -175,6 +178,4 @@ class Pool:
         """Of all that was pushed."""
         if self._waiting:
             self._flush()
-        return self._merged.result() or Moments(
-            0, (0.0, 0.0), (0.0, 0.0), float("inf"), float("-inf"), 0, 0, 1.0
-        )
+        return self._merged.result() if self._any else NOTHING

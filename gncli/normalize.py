@@ -14,7 +14,7 @@ from gncli.api import DEFAULT_MEMORY, per_channel
 from gncli.dtypes import output_dtype
 from gncli.engine import normalize_tensor
 from gncli.errors import GnError, LayoutError
-from gncli.executors import threads, usable_cores
+from gncli.executors import usable_cores, workers
 from gncli.groupnorm import Norm
 from gncli.layout import Layout, geometry, group_count, grouped_shape
 from gncli.moments import Floats
@@ -73,22 +73,24 @@ def normalize_file(
         done = _describe_request(settings, word, groups)
         cut = plan(
             norm.geometry,
-            source.dtype.itemsize + 3 * dtype.itemsize,
+            source.dtype.itemsize,
+            dtype.itemsize,
             settings.memory,
             settings.jobs or usable_cores(),
         )
-        with threads(cut.jobs) as executor:
-            attributes = {"gn_command": command, "gn_version": __version__, **done}
-            sink = (
-                NullSink(target)
-                if dry_run
-                else open_sink(target, source, dtype, force=force, attributes=attributes)
-            )
-            try:
+        attributes = {"gn_command": command, "gn_version": __version__, **done}
+        sink = (
+            NullSink(target)
+            if dry_run
+            else open_sink(target, source, dtype, force=force, attributes=attributes)
+        )
+        try:
+            size = prod(source.shape) * source.dtype.itemsize
+            with workers(cut.jobs, size, forkable=source.forkable and sink.positioned) as executor:
                 outcome = normalize_tensor(source, sink, cut, norm, dtype, executor)
-                sink.commit()
-            finally:
-                sink.discard()
+            sink.commit()
+        finally:
+            sink.discard()
     except GnError as error:
         raise error.at(address) from None
     finally:
@@ -108,7 +110,7 @@ def normalize_file(
         "after": outcome.after.row(),
         "output_dtype": dtype.name,
         **{key: value for key, value in done.items() if key not in ("groups", "eps", "grouping", "layout")},
-        "bytes": prod(source.shape) * source.dtype.itemsize,
+        "bytes": size,
         "seconds": round(time.monotonic() - began, 6),
     }
     return Normalized(record, outcome.warnings(settings.nan))

@@ -17,8 +17,8 @@ from math import prod
 from gncli.errors import BudgetError
 from gncli.layout import Box, Geometry, Run
 
-TILE = 131072  # elements: calls of numpy shorter than some 15 µs keep two threads from running at once
-WIDE_TILE = TILE // 2  # where an element takes more than 8 bytes of input and output together
+TILE = 1 << 20  # bytes of a block's buffer: with less, the interpreter takes more time than the arithmetic
+LONGEST = 1 << 18  # elements: the sums of more would not be exact
 _RECORD = 80  # bytes of moments a cell, times what the cascade holds of them
 
 
@@ -77,9 +77,10 @@ class Plan:
     def box(self, tiles: Box) -> Box:
         return tuple((axis.edge(a), axis.edge(b)) for axis, (a, b) in zip(self.axes, tiles, strict=True))
 
-    def tiles(self, block: Box) -> Iterator[Box]:
-        """The tiles of a block, in storage order, as tile ranges."""
-        return product(*([(t, t + 1) for t in range(a, b)] for a, b in block))
+    def edges(self, block: Box) -> tuple[tuple[int, ...], ...]:
+        """Where the block's tiles begin and end on each axis, from the block's own start."""
+        spans = zip(self.axes, block, strict=True)
+        return tuple(tuple(axis.edge(t) - axis.edge(a) for t in range(a, b + 1)) for axis, (a, b) in spans)
 
     def windows(self) -> Iterator[Window]:
         if self.geometry.size == 0:
@@ -100,10 +101,10 @@ class Plan:
         group = self.geometry.group_size
         row = group * self.geometry.dims[3]  # elements for one step of axis 1
         if outer == 1 and (row <= self.most or middle > 1):
-            wide = min(2 * self.tile, self.most)
+            wide = min(8 * self.tile, self.most)
             return self._fit(max(1, wide // (row * first.step)), second.tiles)
         if outer == 1:
-            return 1, max(1, min(2 * self.tile, self.most) // (group * second.step))
+            return 1, max(1, min(8 * self.tile, self.most) // (group * second.step))
         return self._fit(first.tiles, second.tiles)
 
     def _fit(self, first: int, second: int) -> tuple[int, int]:
@@ -127,7 +128,7 @@ class Plan:
         if self._elements(window) <= self.most:
             yield window
             return
-        goal = min(2 * self.tile, self.most)
+        goal = min(8 * self.tile, self.most)
         counts = [b - a for a, b in window]
         for axis in (0, 2, 4):
             # One tile of this axis and of those before it, whole on those behind: does it fit?
@@ -161,22 +162,23 @@ class Plan:
         return [(offset + sum(i * strides[a] for a, i in enumerate(index)), length) for index in ahead]
 
 
-def plan(geometry: Geometry, bytes_per_element: int, memory: int, jobs: int) -> Plan:
+def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int) -> Plan:
     """Tiles, windows and blocks, for `memory` bytes of blocks and moments that `jobs` workers share.
 
-    `bytes_per_element`: of input and output together. Fewer workers are used where the budget is too
-    small for all; where it is too small for one, a BudgetError with both numbers. A worker's scratch,
-    three tiles of float64, comes on top.
+    `source`, `sink`: bytes of an element; where they agree, one buffer serves both. Fewer workers are
+    used where the budget is too small for all; where it is too small for one, a BudgetError with both
+    numbers. A worker's scratch, three tiles of float64, comes on top.
     """
-    tile = TILE if bytes_per_element <= 8 else WIDE_TILE
-    least = tile * bytes_per_element
+    each = source if sink in (source, 0) else source + sink
+    tile = min(LONGEST, 1 << (TILE // each).bit_length() - 1)
+    least = tile * each
     if memory < least:
         raise BudgetError(
             f"--memory {memory} is too little: one tile takes {least} bytes; use --memory 1M or more"
         )
     jobs = max(1, min(jobs, memory // least))
     many = geometry.dims[1] * geometry.dims[3] > 1024
-    most = max(tile, memory // jobs // (2 if many else 1) // bytes_per_element)
+    most = max(tile, memory // jobs // (2 if many else 1) // each)
     return Plan(geometry, _axes(geometry, tile), most, max(1024, memory // 2 // (_RECORD * 32)), jobs, tile)
 
 

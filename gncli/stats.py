@@ -12,7 +12,7 @@ import numpy as np
 from gncli.api import DEFAULT_MEMORY
 from gncli.engine import measure_all, measure_groups
 from gncli.errors import GnError
-from gncli.executors import threads, usable_cores
+from gncli.executors import usable_cores, workers
 from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count
 from gncli.plan import Plan, plan
 from gncli.tensors import Source, open_source
@@ -43,8 +43,9 @@ def stats_file(
             view = parts.view(source)
         else:
             view = flat_geometry(prod(source.shape))
-        cut = plan(view, source.dtype.itemsize, memory, jobs or usable_cores())
-        with threads(cut.jobs) as executor:
+        cut = plan(view, source.dtype.itemsize, 0, memory, jobs or usable_cores())
+        size = view.size * source.dtype.itemsize
+        with workers(cut.jobs, size, forkable=source.forkable) as executor:
             if by:
                 for (sample, part), row in _rows(source, cut, executor):
                     yield head | parts.names(sample, part) | row

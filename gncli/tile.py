@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from math import prod
+from operator import methodcaller
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,8 +55,8 @@ class Form:
     # Arithmetic on what `reduce` gives: arrays of the shape `cells`, or numbers.
     larger: Callable[..., Any] = staticmethod(np.maximum)
     where: Callable[..., Any] = staticmethod(np.where)
-    any: Callable[..., Any] = staticmethod(np.any)
-    all: Callable[..., Any] = staticmethod(np.all)
+    any: Callable[..., Any] = methodcaller("any")
+    all: Callable[..., Any] = methodcaller("all")
 
     def __init__(self, shape: Shape5) -> None:
         self.shape = shape
@@ -86,7 +87,7 @@ class Form:
 
     def spread(self, values: Any) -> Any:
         """Values of the cells on five axes."""
-        return np.reshape(values, (1, self.cells[0], 1, self.cells[1], 1))
+        return values.reshape(1, self.cells[0], 1, self.cells[1], 1)
 
     def lay(self, values: Any) -> Any:
         """`values` (outer, first, middle, second, inner / step), each axis whole or 1, to broadcast."""
@@ -102,6 +103,21 @@ class Form:
     def extremes(self, tile: NDArray[Any], work: Floats) -> tuple[Any, Any]:
         """(first, second) each: least and most of each cell of `tile`, which `work` holds as float64."""
         return self.reduce(np.minimum, work), self.reduce(np.maximum, work)
+
+    @staticmethod
+    def span(values: Any) -> tuple[float, float]:
+        """The most and the least of the cells' values."""
+        return float(values.max()), float(values.min())
+
+    folds = 0  # how many elements `fold` adds; 0 where it does not
+
+    def fold(self, work: Floats) -> Floats:
+        """Sums of `folds` elements of a cell each, on five axes."""
+        raise NotImplementedError
+
+    def total_folded(self, sums: Floats) -> Any:
+        """(first, second): the total of what `fold` gave."""
+        return np.add.reduce(sums, axis=(0, 2, 4))
 
     def total(self, work: Floats) -> Any:
         return self.reduce(np.add, work)
@@ -120,6 +136,7 @@ class Rows(Form):
         chunk = next(c for c in range(min(inner, _DOT), 0, -1) if inner % c == 0)
         self._chunks = (*shape[:4], inner // chunk, chunk) if chunk >= min(inner, 512) else None
         self._ones = np.ones(chunk)
+        self.folds = next((f for f in range(min(128, inner // 64), 15, -1) if inner % f == 0), 0)
 
     def view(self, scratch: Floats) -> Floats:
         return scratch[: self.size].reshape(self._split)
@@ -137,6 +154,11 @@ class Rows(Form):
                 tile, work
             )  # no fewer bytes to go through, or none that numpy is quick at
         return np.float64(self.reduce(np.minimum, tile)), np.float64(self.reduce(np.maximum, tile))
+
+    def fold(self, work: Floats) -> Floats:
+        inner = self.shape[4]
+        sums: Floats = np.add.reduce(work.reshape(*self.shape[:4], self.folds, inner // self.folds), axis=4)
+        return sums
 
     def total(self, work: Floats) -> Any:
         if self._chunks is None:
@@ -164,6 +186,10 @@ class Row(Rows):
         self.count, self.none, self.one = self.each, 0.0, 1.0
 
     @staticmethod
+    def span(values: Any) -> tuple[float, float]:
+        return values, values
+
+    @staticmethod
     def where(condition: bool, yes: float, no: float) -> float:
         return yes if condition else no
 
@@ -181,6 +207,9 @@ class Row(Rows):
 
     def reduce(self, function: np.ufunc, work: Floats) -> float:
         return float(function.reduce(work.reshape(-1)))
+
+    def total_folded(self, sums: Floats) -> float:
+        return float(np.add.reduce(sums, axis=None))
 
     def _fold(self, sums: Floats) -> float:
         return float(np.add.reduce(sums, axis=None))

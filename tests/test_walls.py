@@ -23,6 +23,7 @@ FLOORS: tuple[set[str], ...] = (
     {"tile", "moments", "plan"},
     {"measure"},
     {"groupnorm", "tensors", "executors", "report"},
+    {"worker"},
     {"engine"},
     {"api"},
     {"normalize", "stats"},

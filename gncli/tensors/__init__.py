@@ -27,6 +27,7 @@ class Source(Protocol):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]  # as stored, byte order included
     fortran: bool
+    forkable: bool  # may be read from forked processes, too
 
     def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         """The runs' elements, one after another: 1-D, of `dtype`, a slice of `buffer` or a view.
@@ -43,6 +44,10 @@ class Sink(Protocol):
 
     address: str
     positioned: bool  # write from any thread, in any order; else from one, in storage order
+
+    def reserve(self) -> None:
+        """Take the space that all values will need; from any thread, beside the first writes."""
+        ...
 
     def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         """Where to put the runs' values: the front of `buffer`, or the very place."""

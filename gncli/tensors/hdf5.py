@@ -24,6 +24,7 @@ class Hdf5Source:
     """The dataset `name` of the HDF5 file at `path`. Raises AddressError, FormatError."""
 
     fortran = False
+    forkable = False  # the library's own state would be shared
 
     def __init__(self, path: str, name: str) -> None:
         self.path, self.name = path, name

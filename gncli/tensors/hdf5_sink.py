@@ -92,6 +92,9 @@ class Hdf5Sink:
             self.discard()
             raise
 
+    def reserve(self) -> None:
+        """Done before, where it can be."""
+
     def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         """Where the runs' values are to be put for `write`."""
         return buffer[: sum(count for _, count in runs)]

@@ -18,6 +18,8 @@ def storage_order(array: NDArray[Any]) -> tuple[NDArray[Any], bool]:
 
 
 class ArraySource:
+    forkable = False  # what a process writes to an array stays with it
+
     def __init__(self, array: NDArray[Any], address: str = "array") -> None:
         self.address, self.shape, self.dtype = address, array.shape, array.dtype
         self._flat, self.fortran = storage_order(array)
@@ -55,6 +57,9 @@ class ArraySink:
         for start, count in runs:
             self._flat[start : start + count] = values[done : done + count]
             done += count
+
+    def reserve(self) -> None:
+        """No space to take."""
 
     def commit(self) -> None:
         """The array is the result."""

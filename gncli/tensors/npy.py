@@ -52,6 +52,8 @@ class Header:
 class NpySource:
     """The tensor in an open .npy file. Raises FormatError where the file is not as its header says."""
 
+    forkable = True
+
     def __init__(self, address: str, file: io.FileIO) -> None:
         self.address = address
         self._file = file
@@ -111,11 +113,16 @@ class NpySink:
         self._offset = len(header)
         self._staged = Staged(target, force=force)
         try:
-            self._staged.reserve(self._offset + math.prod(shape) * self._dtype.itemsize)
+            self._nbytes = self._offset + math.prod(shape) * self._dtype.itemsize
+            self._staged.extend(self._nbytes)
             self._put(np.frombuffer(header, np.uint8), 0)
         except BaseException:
             self._staged.discard()
             raise
+
+    def reserve(self) -> None:
+        """Take the space that the file will need."""
+        self._staged.reserve(self._nbytes)
 
     def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         """Where the runs' values are to be put for `write`."""

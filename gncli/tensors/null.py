@@ -22,6 +22,9 @@ class NullSink:
     def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
         """Forgotten."""
 
+    def reserve(self) -> None:
+        """No space to take."""
+
     def commit(self) -> None:
         """Nothing to keep."""
 

@@ -41,8 +41,21 @@ class Staged:
             raise OutputError(f"cannot write there: {reason(error)}", address=target) from None
         self._standing = True  # the temporary is there, to be renamed or removed
 
+    def extend(self, nbytes: int) -> None:
+        """Make it `nbytes` long, if the disk has that much to give."""
+        try:
+            room = os.statvfs(self._folder) if hasattr(os, "statvfs") else None
+            if room and room.f_blocks and room.f_bavail * room.f_frsize < nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.ftruncate(self.file.fileno(), nbytes)
+        except OSError as error:
+            raise self.failure(error, f"{nbytes} bytes") from None
+
     def reserve(self, nbytes: int) -> None:
-        """Take the space now: a disk that is too small is better known before the work than after."""
+        """Take the space: a disk that becomes too small is better known early than late.
+
+        It takes time where the file system fills the space with zeros (tmpfs).
+        """
         try:
             if nbytes and hasattr(os, "posix_fallocate"):
                 try:

@@ -1,0 +1,212 @@
+"""What a worker does with a block: read it, measure it, normalize it tile by tile, write it.
+
+A block is read by the worker itself and, where the sink takes writes at any place, written by it too.
+Otherwise its values go back to the caller, who writes them in storage order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import chain, pairwise, product
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli.errors import NonFiniteError
+from gncli.groupnorm import Norm, normalize
+from gncli.layout import Box, Geometry, Run, flat_geometry
+from gncli.measure import Scratch, measure
+from gncli.moments import Cascade, Moments, join, merge, pool
+from gncli.plan import Plan
+from gncli.tensors import Sink, Source
+from gncli.tile import Form, form_of
+
+
+class _Desk(threading.local):
+    """What one worker reuses from block to block."""
+
+    def __init__(self, tile: int) -> None:
+        self.scratch = Scratch(tile)
+        self._buffers: dict[str, NDArray[Any]] = {}
+
+    def buffer(self, name: str, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        held = self._buffers.get(name)
+        if held is None or len(held) < size or held.dtype != dtype:
+            held = self._buffers[name] = np.empty(size, dtype)
+        return held
+
+
+_READERS: WeakValueDictionary[int, Reader] = WeakValueDictionary()
+
+
+def _inherited(reader: int) -> Reader:
+    return _READERS[reader]
+
+
+class Reader:
+    """A source under a plan: blocks in, moments out."""
+
+    def __init__(self, source: Source, plan: Plan, twofold: bool = False) -> None:
+        self.source, self.plan = source, plan
+        _READERS[id(self)] = self
+        self.desk = _Desk(plan.tile)
+        self.twofold = twofold
+
+    def __reduce__(self) -> tuple[Callable[[int], Reader], tuple[int]]:
+        return _inherited, (id(self),)  # tasks go to forked processes, which have it
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """The box's elements, on five axes."""
+        runs = self.plan.runs(box)
+        size = sum(count for _, count in runs)
+        data = self.source.read(runs, self.desk.buffer("in", size, self.source.dtype))
+        return data.reshape([stop - start for start, stop in box])
+
+    def records(self, block: Box) -> list[Moments]:
+        """The moments of the block's groups, a record for each step of the axes that are summed over."""
+        return list(self._records(block, self.read(self.plan.box(block))))
+
+    def _records(self, block: Box, data: NDArray[Any]) -> Iterator[Moments]:
+        wide = block[3][1] - block[3][0]
+        with np.errstate(all="ignore"):
+            for step in _pieces(self.plan.geometry, self.plan.edges(block)):
+                cells = [self._cells(piece, data) for piece in step]
+                rows = [join(cells[i : i + wide], axis=1) for i in range(0, len(cells), wide)]
+                yield join(rows, axis=0)
+
+    def _cells(self, piece: _Piece, data: NDArray[Any]) -> Moments:
+        moments, _ = measure(piece.form, data[piece.place], self.desk.scratch, self.twofold)
+        return moments.map(lambda values: np.reshape(values, piece.form.cells))
+
+
+class Done(NamedTuple):
+    """What a task of `Normalizer` hands back; `values` only where the caller is to write them."""
+
+    before: Moments | None
+    after: Moments | None
+    undefined: int
+    runs: list[Run]
+    values: NDArray[Any] | None
+
+
+class Normalizer(Reader):
+    def __init__(
+        self, source: Source, sink: Sink, plan: Plan, norm: Norm, dtype: np.dtype[Any], statistics: bool
+    ) -> None:
+        # Groups of several tiles are not measured again where beta all but cancels a value.
+        several = any(axis.tiles > 1 for axis in (plan.axes[0], plan.axes[2], plan.axes[4]))
+        super().__init__(source, plan, norm.twofold or (norm.beta is not None and several))
+        self.sink, self.norm, self.dtype, self.statistics = sink, norm, dtype, statistics
+
+    def reserve(self) -> None:
+        self.sink.reserve()
+
+    def once(self, block: Box) -> Done:
+        """A block that holds its groups whole: read, measured, normalized, written."""
+        data = self.read(self.plan.box(block))
+        if all(b - a == 1 for a, b in (block[0], block[2], block[4])):
+            return self._write(block, data, None)  # each tile holds its groups whole, too
+        moments = Cascade().extend(self._records(block, data)).result()
+        undefined = self.check(moments)
+        done = self._write(block, data, moments)
+        return done._replace(before=_few([moments]), undefined=undefined)
+
+    def again(self, task: tuple[Box, Moments]) -> Done:
+        """A block of a window whose moments are known."""
+        block, moments = task
+        return self._write(block, self.read(self.plan.box(block)), moments)
+
+    def _write(self, block: Box, data: NDArray[Any], moments: Moments | None) -> Done:
+        """Normalize a block tile by tile, from `moments` or, where these are None, each from its own."""
+        origin = self.plan.box(block)
+        runs = self.plan.runs(origin)
+        flat = self.sink.target(runs, self._room(data))
+        out = flat.reshape(data.shape)
+        before: list[Moments] = []
+        after: list[Moments] = []
+        undefined = 0
+        with np.errstate(all="ignore"):
+            for form, place in chain.from_iterable(_pieces(self.plan.geometry, self.plan.edges(block))):
+                measured = False
+                if moments is None:
+                    part, measured = measure(form, data[place], self.desk.scratch, self.twofold)
+                    undefined += self.check(part)
+                    before.append(part)
+                else:
+                    part = moments.map(_picker(form, place))
+                box = tuple((o + at.start, o + at.stop) for (o, _), at in zip(origin, place, strict=True))
+                normalize(
+                    self.norm, form, box, data[place], out[place], part, self.desk.scratch, measured=measured
+                )
+                if self.statistics:
+                    after.append(_describe(out[place], self.desk.scratch))
+        values = None
+        if self.sink.positioned:
+            self.sink.write(runs, flat)
+        else:
+            values = flat.copy()  # the buffer is used again before the caller gets to it
+        return Done(_few(before), _few(after), undefined, runs, values)
+
+    def _room(self, data: NDArray[Any]) -> NDArray[Any]:
+        """Where the block's values may go: into the buffer they were read to, if they take as much."""
+        held = self.desk.buffer("in", data.size, self.source.dtype)
+        if self.dtype.itemsize == held.itemsize and np.may_share_memory(data, held):
+            return held.view(self.dtype)
+        return self.desk.buffer("out", data.size, self.dtype)
+
+    def check(self, moments: Moments) -> int:
+        """How many groups eps = 0 turns into NaN. Raises NonFiniteError where NaN is to fail."""
+        if self.norm.nan == "fail" and np.any(moments.finite < moments.size):
+            held = f"{int(np.sum(moments.nan))} NaN and {int(np.sum(moments.inf))} infinite values"
+            raise NonFiniteError(f"holds {held} in one block; use --nan omit or propagate")
+        if self.norm.eps > 0:
+            return 0
+        whole = (moments.finite == moments.size) & (moments.size > 0)
+        return int(np.count_nonzero((moments.m2[0] == 0) & whole))
+
+
+def _few(parts: list[Moments]) -> Moments | None:
+    """The parts on one axis, merged here if they are so many that the caller would be held up."""
+    if not parts:
+        return None
+    sets = pool(parts)
+    return sets if len(sets.size) <= 64 else pool([merge(sets)])
+
+
+class _Piece(NamedTuple):
+    """A tile within its block."""
+
+    form: Form
+    place: tuple[slice, ...]
+
+
+@lru_cache(maxsize=64)
+def _pieces(geometry: Geometry, edges: tuple[tuple[int, ...], ...]) -> list[list[_Piece]]:
+    """The tiles of a block that is cut at `edges`: for each step of the summed axes, all of its cells."""
+    slices = [[slice(a, b) for a, b in pairwise(cuts)] for cuts in edges]
+    return [
+        [
+            _Piece(form_of(geometry, _extent((o, a, m, b, i))), (o, a, m, b, i))
+            for a, b in product(slices[1], slices[3])
+        ]
+        for o, m, i in product(slices[0], slices[2], slices[4])
+    ]
+
+
+def _picker(form: Form, place: tuple[slice, ...]) -> Callable[[NDArray[Any]], Any]:
+    return lambda array: form.pick(array[place[1], place[3]])
+
+
+def _describe(tile: NDArray[Any], scratch: Scratch) -> Moments:
+    """Of all elements of a tile together, whatever its shape."""
+    shape = (1, 1, 1, 1, tile.size)
+    return measure(form_of(flat_geometry(tile.size), shape), tile.reshape(shape), scratch)[0]
+
+
+def _extent(place: tuple[slice, ...]) -> tuple[int, int, int, int, int]:
+    a, b, c, d, e = (along.stop - along.start for along in place)
+    return a, b, c, d, e
