@@ -20,7 +20,7 @@ from gncli.measure import TINY, Scratch, deviations, measure
 from gncli.moments import Floats, Moments
 from gncli.tile import Form
 
-_CANCELLED = 2.0**-22  # of beta: a float64 sum below it is short of digits for a float32
+_CANCELLED = 2.0**-25  # of beta: a float64 sum below it is short of digits for a float32
 _PAIR_NOISE = (
     2.0**-66
 )  # of beta: nothing below it is known, in a sum of pairs whose variance is good to 2**-70
@@ -115,39 +115,56 @@ def normalize(
         shift = -(form.spread(moments.mean[1]) * scale[0])
         np.multiply(work, form.lay(scale[0]), out=work)
         np.add(work, form.lay(shift if beta is None else shift + beta), out=work)
-        if beta is not None and _cancels(form, beta, scratch):
-            exact = measure(form, source, scratch, twofold=True)[0] if measured else moments
-            _apply_pairs(norm, form, source, exact, channels, scratch)
+        if beta is not None:
+            _mend(norm, form, source, moments, scratch, channels, np.abs(beta).max(), measured)
     form.store(scratch.work, sink)
 
 
-def _cancels(form: Form, beta: Floats, scratch: Scratch) -> bool:
-    """Whether some result is so small beside beta that float64 may not hold it to half a float32 ulp."""
-    result, part = scratch.work[: form.size], scratch.part[: form.size]
-    np.abs(result, out=part)
-    return bool(np.minimum.reduce(part) < np.abs(beta).max() * _CANCELLED)
-
-
-def _apply_pairs(
+def _mend(
     norm: Norm,
     form: Form,
     source: NDArray[Any],
     moments: Moments,
-    channels: NDArray[np.intp],
     scratch: Scratch,
+    channels: NDArray[np.intp],
+    beta: float,
+    measured: bool,
 ) -> None:
-    """All of it in pairs, for a tile in which beta takes away most digits of a value."""
+    """Compute anew, in pairs, what is so small beside beta that float64 may miss it by a float32 ulp."""
+    work = form.view(scratch.work)
+    magnitude = np.abs(work, out=form.view(scratch.part))
+    if not float(np.minimum.reduce(scratch.part[: form.size])) < beta * _CANCELLED:
+        return
+    lost = magnitude < beta * _CANCELLED
+    result = work.copy()
+    if measured:
+        moments, _ = measure(form, source, scratch, twofold=True)
+    result[lost] = _in_pairs(norm, form, source, moments, scratch, channels, lost)
+    np.copyto(work, result)
+
+
+def _in_pairs(
+    norm: Norm,
+    form: Form,
+    source: NDArray[Any],
+    moments: Moments,
+    scratch: Scratch,
+    channels: NDArray[np.intp],
+    where: NDArray[np.bool_],
+) -> Floats:
+    def picked(values: Any) -> Any:
+        return np.broadcast_to(form.lay(values), where.shape)[where]
+
+    values = form.load(source, scratch.work)[where] * picked(form.spread(moments.unit))
+    mean = (picked(form.spread(moments.mean[0])), picked(form.spread(moments.mean[1])))
     high, low = scale_of(replace(norm, twofold=True), form, moments)
-    scale: Pair = (form.spread(high), form.spread(low))
+    scale = (picked(form.spread(high)), picked(form.spread(low)))
     if norm.gamma is not None:
-        scale = dd.multiply(scale, (norm.gamma[channels], 0.0))
-    beta = form.lay(norm.beta[channels]) if norm.beta is not None else 0.0
-    values = form.load(source, scratch.work) * form.lay_cells(moments.unit)
-    off = dd.subtract((values, 0.0), (form.lay_cells(moments.mean[0]), form.lay_cells(moments.mean[1])))
-    product = dd.multiply(off, (form.lay(scale[0]), form.lay(scale[1])))
-    result = dd.add(product, (beta, 0.0))[0]
+        scale = dd.multiply(scale, (picked(norm.gamma[channels]), 0.0))
+    beta = 0.0 if norm.beta is None else picked(norm.beta[channels])
+    result: Floats = dd.add(dd.multiply(dd.subtract((values, 0.0), mean), scale), (beta, 0.0))[0]
     result[np.abs(result) < np.abs(beta) * _PAIR_NOISE] = 0.0
-    np.copyto(form.view(scratch.work), result)
+    return result
 
 
 def _channels(geometry: Geometry, form: Form, box: Box) -> NDArray[np.intp]:

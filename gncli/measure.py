@@ -93,7 +93,7 @@ def _mean(
 def _folded_mean(form: Form, work: Floats, largest: Number, twofold: bool) -> Pair:
     """As `_mean`, where a few dozen values add up without rounding: only their sums are taken apart."""
     sums = form.fold(work)
-    anchor = form.spread(largest * (_SUM_ANCHOR * form.folds))
+    anchor = form.lay_folded(largest * (_SUM_ANCHOR * form.folds))
     part = (sums + anchor) - anchor
     return _divide(form.total_folded(part), form.total_folded(sums - part), form.each, twofold)
 

@@ -18,6 +18,7 @@ from gncli.errors import BudgetError
 from gncli.layout import Box, Geometry, Run
 
 TILE = 1 << 20  # bytes of a block's buffer: with less, the interpreter takes more time than the arithmetic
+SETS = 8192  # small groups in a tile
 LONGEST = 1 << 18  # elements: the sums of more would not be exact
 _RECORD = 80  # bytes of moments a cell, times what the cascade holds of them
 
@@ -203,6 +204,8 @@ def _steps(geometry: Geometry, tile: int) -> tuple[int, int, int, int, int]:
         # Long runs, or sets of a few elements: filled from the innermost axis outwards.
         steps, room = [1, 1, 1, 1, 1], tile
         small = inner < 64
+        if small:  # what is done for a set, on arrays of one entry a set, should stay in the caches, too
+            room = min(tile, SETS * outer * middle * inner)
         order = (4, 2, 0, 3, 1) if small else (4, 3, 2, 1, 0)
         for axis in order:
             steps[axis] = min((outer, first, middle, second, inner)[axis], max(1, room))

@@ -102,7 +102,13 @@ class Form:
 
     def extremes(self, tile: NDArray[Any], work: Floats) -> tuple[Any, Any]:
         """(first, second) each: least and most of each cell of `tile`, which `work` holds as float64."""
-        return self.reduce(np.minimum, work), self.reduce(np.maximum, work)
+        if tile.dtype.itemsize <= 4 and tile.dtype != np.float16 and tile.dtype.isnative:
+            work = self.arrange(tile)  # fewer bytes to go through, and numpy is as quick at them
+        return np.float64(self.reduce(np.minimum, work)), np.float64(self.reduce(np.maximum, work))
+
+    def arrange(self, tile: NDArray[Any]) -> NDArray[Any]:
+        """The tile's own elements in this form, as a view where that is possible."""
+        return tile
 
     @staticmethod
     def span(values: Any) -> tuple[float, float]:
@@ -112,12 +118,16 @@ class Form:
     folds = 0  # how many elements `fold` adds; 0 where it does not
 
     def fold(self, work: Floats) -> Floats:
-        """Sums of `folds` elements of a cell each, on five axes."""
+        """Sums of `folds` elements of a cell each."""
+        raise NotImplementedError
+
+    def lay_folded(self, values: Any) -> Any:
+        """Values of the cells, to broadcast against what `fold` gives."""
         raise NotImplementedError
 
     def total_folded(self, sums: Floats) -> Any:
         """(first, second): the total of what `fold` gave."""
-        return np.add.reduce(sums, axis=(0, 2, 4))
+        raise NotImplementedError
 
     def total(self, work: Floats) -> Any:
         return self.reduce(np.add, work)
@@ -136,7 +146,7 @@ class Rows(Form):
         chunk = next(c for c in range(min(inner, _DOT), 0, -1) if inner % c == 0)
         self._chunks = (*shape[:4], inner // chunk, chunk) if chunk >= min(inner, 512) else None
         self._ones = np.ones(chunk)
-        self.folds = next((f for f in range(min(128, inner // 64), 15, -1) if inner % f == 0), 0)
+        self.folds = next((f for f in range(min(128, inner // 32), 7, -1) if inner % f == 0), 0)
 
     def view(self, scratch: Floats) -> Floats:
         return scratch[: self.size].reshape(self._split)
@@ -148,17 +158,16 @@ class Rows(Form):
         rows = function.reduce(work.reshape(self.shape), axis=-1)
         return function.reduce(rows, axis=(0, 2))
 
-    def extremes(self, tile: NDArray[Any], work: Floats) -> tuple[Any, Any]:
-        if tile.dtype.itemsize > 4 or tile.dtype == np.float16 or not tile.dtype.isnative:
-            return super().extremes(
-                tile, work
-            )  # no fewer bytes to go through, or none that numpy is quick at
-        return np.float64(self.reduce(np.minimum, tile)), np.float64(self.reduce(np.maximum, tile))
-
     def fold(self, work: Floats) -> Floats:
         inner = self.shape[4]
         sums: Floats = np.add.reduce(work.reshape(*self.shape[:4], self.folds, inner // self.folds), axis=4)
         return sums
+
+    def lay_folded(self, values: Any) -> Any:
+        return self.spread(values)
+
+    def total_folded(self, sums: Floats) -> Any:
+        return np.add.reduce(sums, axis=(0, 2, 4))
 
     def total(self, work: Floats) -> Any:
         if self._chunks is None:
@@ -227,6 +236,7 @@ class Columns(Form):
         self._down_shape = tuple(shape[axis] for axis in self._down)
         self._across_shape = tuple(shape[axis] for axis in self.order if axis not in self._down)
         self._plane = (rows // self._repeat, self._repeat * width)
+        self.folds = self._plane[0] if 1 < self._plane[0] <= 128 else 0
 
     @property
     def _down(self) -> tuple[int, ...]:
@@ -234,6 +244,9 @@ class Columns(Form):
 
     def view(self, scratch: Floats) -> Floats:
         return scratch[: self.size].reshape(self._plane)
+
+    def arrange(self, tile: NDArray[Any]) -> NDArray[Any]:
+        return tile.transpose(self.order).reshape(self._plane)
 
     def lay(self, values: Any) -> Any:
         values = np.asarray(values).transpose(self.order)
@@ -244,8 +257,21 @@ class Columns(Form):
         return np.tile(across, (1, self._repeat)) if self._repeat > 1 else across
 
     def reduce(self, function: np.ufunc, work: Floats) -> Any:
-        line = function.reduce(work, axis=0).reshape(self._repeat, *self._across_shape)
-        line = function.reduce(line, axis=0)
+        return self._gather(function, function.reduce(work, axis=0))
+
+    def fold(self, work: Floats) -> Floats:
+        sums: Floats = np.add.reduce(work, axis=0, keepdims=True)
+        return sums
+
+    def lay_folded(self, values: Any) -> Any:
+        return self.lay_cells(values)
+
+    def total_folded(self, sums: Floats) -> Any:
+        return self._gather(np.add, sums)
+
+    def _gather(self, function: np.ufunc, line: Floats) -> Any:
+        """From a row of the plane to the cells."""
+        line = function.reduce(line.reshape(self._repeat, *self._across_shape), axis=0)
         return function.reduce(line, axis=2) if line.ndim == 3 else line
 
 

@@ -23,7 +23,7 @@ from gncli.measure import Scratch, measure
 from gncli.moments import Cascade, Moments, join, merge, pool
 from gncli.plan import Plan
 from gncli.tensors import Sink, Source
-from gncli.tile import Form, form_of
+from gncli.tile import LONG_RUN, Form, form_of
 
 
 class _Desk(threading.local):
@@ -131,17 +131,18 @@ class Normalizer(Reader):
         undefined = 0
         with np.errstate(all="ignore"):
             for form, place in chain.from_iterable(_pieces(self.plan.geometry, self.plan.edges(block))):
-                measured = False
+                tile, measured = data[place], False
                 if moments is None:
-                    part, measured = measure(form, data[place], self.desk.scratch, self.twofold)
+                    if form.each < LONG_RUN:  # to merge so many sets takes longer than to sum anew
+                        before.append(_describe(tile, self.desk.scratch))
+                    part, measured = measure(form, tile, self.desk.scratch, self.twofold)
                     undefined += self.check(part)
-                    before.append(part)
+                    if form.each >= LONG_RUN:
+                        before.append(part)
                 else:
                     part = moments.map(_picker(form, place))
                 box = tuple((o + at.start, o + at.stop) for (o, _), at in zip(origin, place, strict=True))
-                normalize(
-                    self.norm, form, box, data[place], out[place], part, self.desk.scratch, measured=measured
-                )
+                normalize(self.norm, form, box, tile, out[place], part, self.desk.scratch, measured=measured)
                 if self.statistics:
                     after.append(_describe(out[place], self.desk.scratch))
         values = None
