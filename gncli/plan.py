@@ -8,11 +8,12 @@ is read twice, first for its moments and then for its values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
+from typing import overload
 
 from gncli.errors import BudgetError
 from gncli.layout import Box, Geometry, Run
@@ -57,11 +58,41 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Blocks(Sequence[Box]):
+    """A box of tiles, cut every so many tiles on each axis: in storage order, each made when asked for."""
+
+    box: Box
+    steps: tuple[int, ...]
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        return [-(-(stop - start) // step) for (start, stop), step in zip(self.box, self.steps, strict=True)]
+
+    def __len__(self) -> int:
+        return prod(self._counts)
+
+    @overload
+    def __getitem__(self, index: int) -> Box: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Box]: ...
+    def __getitem__(self, index: int | slice) -> Box | Sequence[Box]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        spans = []
+        for (start, stop), step, count in reversed([*zip(self.box, self.steps, self._counts, strict=True)]):
+            index, place = divmod(index, count)
+            spans.append((start + place * step, min(start + (place + 1) * step, stop)))
+        return tuple(reversed(spans))
+
+
+@dataclass(frozen=True)
 class Window:
     """A range of whole groups, as tile ranges on axes 1 and 3, and the blocks that it is cut in."""
 
     box: Box
-    blocks: tuple[Box, ...]
+    blocks: Blocks
 
 
 @dataclass(frozen=True)
@@ -90,7 +121,7 @@ class Plan:
         for a in self.axes[1].spans(first):
             for b in self.axes[3].spans(second):
                 whole = ((0, self.axes[0].tiles), a, (0, self.axes[2].tiles), b, (0, self.axes[4].tiles))
-                yield Window(whole, tuple(self._blocks(whole)))
+                yield Window(whole, Blocks(whole, self._steps(whole)))
 
     def _elements(self, tiles: Box) -> int:
         return prod(b - a for a, b in self.box(tiles))
@@ -125,25 +156,20 @@ class Plan:
             second = -(-second // 2)
         return first, second
 
-    def _blocks(self, window: Box) -> Iterator[Box]:
-        if self._elements(window) <= self.most:
-            yield window
-            return
-        goal = min(8 * self.tile, self.most)
+    def _steps(self, window: Box) -> tuple[int, ...]:
+        """Tiles of each axis to a block: all, or as many steps of the summed axes as the budget holds."""
         counts = [b - a for a, b in window]
+        if self._elements(window) <= self.most:
+            return tuple(counts)
+        steps = counts
         for axis in (0, 2, 4):
             # One tile of this axis and of those before it, whole on those behind: does it fit?
-            slab = [
-                1 if earlier in (0, 2, 4) and earlier <= axis else counts[earlier] for earlier in range(5)
-            ]
-            size = self._elements(tuple((a, min(a + n, b)) for (a, b), n in zip(window, slab, strict=True)))
+            steps = [1 if outer in (0, 2, 4) and outer <= axis else counts[outer] for outer in range(5)]
+            size = self._elements(tuple((a, min(a + n, b)) for (a, b), n in zip(window, steps, strict=True)))
             if size <= self.most or axis == 4:
-                many = max(1, goal // max(size, 1))
-                steps = [
-                    1 if a in (0, 2, 4) and a < axis else many if a == axis else counts[a] for a in range(5)
-                ]
+                steps[axis] = max(1, min(8 * self.tile, self.most) // max(size, 1))
                 break
-        yield from product(*(self.axes[a].spans(steps[a], *window[a]) for a in range(5)))
+        return tuple(steps)
 
     def runs(self, box: Box) -> list[Run]:
         """The box (in elements) as runs of the stored elements: (start, count), in storage order."""
