@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,19 @@ from gncli.moments import Cascade, Moments, Pool, pool
 from gncli.plan import Plan, Window
 from gncli.tensors import Sink, Source
 from gncli.worker import Done, Normalizer, Reader
+
+Advance: TypeAlias = Callable[[int], None]
+
+
+def unwatched(count: int) -> None:
+    """Nobody wants to know."""
+
+
+def bytes_to_read(source: Source, plan: Plan) -> int:
+    """Of a normalization: once, or twice where groups exceed a block."""
+    window = next(plan.windows(), None)
+    passes = 2 if window and len(window.blocks) > 1 else 1
+    return passes * plan.geometry.size * source.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,9 @@ class Outcome:
         return said
 
 
-def measure_groups(source: Source, plan: Plan, executor: Executor) -> Iterator[tuple[Window, Moments]]:
+def measure_groups(
+    source: Source, plan: Plan, executor: Executor, advance: Advance = unwatched
+) -> Iterator[tuple[Window, Moments]]:
     """The moments of every group, window by window: arrays (first, second) of the window's groups."""
     reader = Reader(source, plan)
     windows: list[Window] = []
@@ -54,6 +69,7 @@ def measure_groups(source: Source, plan: Plan, executor: Executor) -> Iterator[t
     results = in_order(executor, reader.records, blocks(), 2 * plan.jobs)
     done, cascade = 0, Cascade()
     for records in results:
+        advance(_elements(records) * source.dtype.itemsize)
         cascade.extend(records)
         done += 1
         if done == len(windows[0].blocks):
@@ -61,10 +77,10 @@ def measure_groups(source: Source, plan: Plan, executor: Executor) -> Iterator[t
             done, cascade = 0, Cascade()
 
 
-def measure_all(source: Source, plan: Plan, executor: Executor) -> Moments:
+def measure_all(source: Source, plan: Plan, executor: Executor, advance: Advance = unwatched) -> Moments:
     """The moments of the whole tensor."""
     whole = Pool()
-    for _, moments in measure_groups(source, plan, executor):
+    for _, moments in measure_groups(source, plan, executor, advance):
         whole.push(pool([moments]))
     return whole.result()
 
@@ -78,12 +94,17 @@ def normalize_tensor(
     executor: Executor,
     *,
     statistics: bool = True,
+    advance: Advance = unwatched,
 ) -> Outcome:
-    """Write the normalized source to the sink, which is neither committed nor discarded here."""
+    """Write the normalized source to the sink, which is neither committed nor discarded here.
+
+    `advance` is told of bytes as they have been read; those of groups that exceed a block, twice.
+    """
     worker = Normalizer(source, sink, plan, norm, dtype, statistics)
     before, after, undefined = Pool(), Pool(), 0
     reserved = executor.submit(worker.reserve)
-    for done in _steps(worker, plan, executor):
+    for done in _steps(worker, plan, executor, advance):
+        advance(sum(count for _, count in done.runs) * source.dtype.itemsize)
         if done.before is not None:
             before.push(done.before)
         if done.after is not None:
@@ -97,7 +118,7 @@ def normalize_tensor(
     return Outcome(before.result(), after.result(), undefined)
 
 
-def _steps(worker: Normalizer, plan: Plan, executor: Executor) -> Iterator[Done]:
+def _steps(worker: Normalizer, plan: Plan, executor: Executor, advance: Advance) -> Iterator[Done]:
     """Windows of one block run side by side; a window of several is measured whole, then written."""
     ahead = 2 * plan.jobs
     for single, windows in groupby(plan.windows(), key=lambda window: len(window.blocks) == 1):
@@ -107,7 +128,12 @@ def _steps(worker: Normalizer, plan: Plan, executor: Executor) -> Iterator[Done]
         for window in windows:
             cascade = Cascade()
             for records in in_order(executor, worker.records, window.blocks, ahead):
+                advance(_elements(records) * worker.source.dtype.itemsize)
                 cascade.extend(records)
             moments = cascade.result()
             yield Done(pool([moments]), None, worker.check(moments), [], None)
             yield from in_order(executor, worker.again, ((block, moments) for block in window.blocks), ahead)
+
+
+def _elements(records: list[Moments]) -> int:
+    return sum(int(np.sum(record.size)) for record in records)

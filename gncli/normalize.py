@@ -12,13 +12,14 @@ import numpy as np
 from gncli import __version__
 from gncli.api import DEFAULT_MEMORY, per_channel
 from gncli.dtypes import output_dtype
-from gncli.engine import normalize_tensor
+from gncli.engine import bytes_to_read, normalize_tensor
 from gncli.errors import GnError, LayoutError
 from gncli.executors import usable_cores, workers
 from gncli.groupnorm import Norm
 from gncli.layout import Layout, geometry, group_count, grouped_shape
 from gncli.moments import Floats
 from gncli.plan import plan
+from gncli.progress import Progress
 from gncli.tensors import Source, default_output, open_sink, open_source
 from gncli.tensors.null import NullSink
 
@@ -40,6 +41,7 @@ class Settings:
     like: str | None = None
     jobs: int | None = None
     memory: int = DEFAULT_MEMORY
+    progress: bool | None = False  # None: on a terminal
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,11 @@ def normalize_file(
         try:
             size = prod(source.shape) * source.dtype.itemsize
             with workers(cut.jobs, size, forkable=source.forkable and sink.positioned) as executor:
-                outcome = normalize_tensor(source, sink, cut, norm, dtype, executor)
+                total = bytes_to_read(source, cut)
+                with Progress(address, total, settings.progress) as progress:
+                    outcome = normalize_tensor(
+                        source, sink, cut, norm, dtype, executor, advance=progress.advance
+                    )
             sink.commit()
         finally:
             sink.discard()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from math import prod
@@ -15,6 +15,7 @@ from gncli.errors import GnError
 from gncli.executors import usable_cores, workers
 from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count
 from gncli.plan import Plan, plan
+from gncli.progress import Progress
 from gncli.tensors import Source, open_source
 
 
@@ -28,6 +29,7 @@ def stats_file(
     by: tuple[str, ...] = (),
     jobs: int | None = None,
     memory: int = DEFAULT_MEMORY,
+    progress: bool | None = False,
 ) -> Iterator[dict[str, object]]:
     """Records of the whole tensor or, with `by`, one for each of its parts. Raises GnError."""
     source = open_source(address)
@@ -45,12 +47,15 @@ def stats_file(
             view = flat_geometry(prod(source.shape))
         cut = plan(view, source.dtype.itemsize, 0, memory, jobs or usable_cores())
         size = view.size * source.dtype.itemsize
-        with workers(cut.jobs, size, forkable=source.forkable) as executor:
+        with (
+            workers(cut.jobs, size, forkable=source.forkable) as executor,
+            Progress(address, size, progress) as watch,
+        ):
             if by:
-                for (sample, part), row in _rows(source, cut, executor):
+                for (sample, part), row in _rows(source, cut, executor, watch.advance):
                     yield head | parts.names(sample, part) | row
             else:
-                yield head | measure_all(source, cut, executor).row()
+                yield head | measure_all(source, cut, executor, watch.advance).row()
     except GnError as error:
         raise error.at(address) from None
     finally:
@@ -104,10 +109,10 @@ class _Parts:
 
 
 def _rows(
-    source: Source, cut: Plan, executor: Executor
+    source: Source, cut: Plan, executor: Executor, advance: Callable[[int], None]
 ) -> Iterator[tuple[tuple[int, int], dict[str, int | float]]]:
     """(sample, group or channel) and the statistics, sample by sample."""
-    found = measure_groups(source, cut, executor)
+    found = measure_groups(source, cut, executor, advance)
     if not cut.geometry.samples_first:
         # Groups come first in storage: all are needed before the first sample is known.
         found = iter(sorted(found, key=lambda pair: (pair[0].box[3], pair[0].box[1])))

@@ -22,7 +22,7 @@ FLOORS: tuple[set[str], ...] = (
     {"layout", "conventions", "doubledouble", "dtypes"},
     {"tile", "moments", "plan"},
     {"measure"},
-    {"groupnorm", "tensors", "executors", "report"},
+    {"groupnorm", "tensors", "executors", "report", "progress"},
     {"worker"},
     {"engine"},
     {"api"},

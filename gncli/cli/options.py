@@ -155,7 +155,7 @@ by_opt = click.option(
     help="A row for each sample, channel or group; repeat it for a row for each of both.",
 )  # fmt: skip
 jobs_opt = click.option(
-    "-j", "--jobs", metavar="N", type=click.IntRange(min=1), help="Threads.  [default: usable cores]"
+    "-j", "--jobs", metavar="N", type=click.IntRange(min=1), help="Workers.  [default: usable cores]"
 )
 memory_opt = click.option(
     "--memory", metavar="SIZE", default="64M", show_default=True, callback=memory_size,
@@ -166,6 +166,11 @@ format_opt = click.option(
     help="Of the report; json is an object a line.",
 )  # fmt: skip
 quiet_opt = click.option("-q", "--quiet", is_flag=True, help="Print no report.")
+progress_opt = click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Say on stderr how far a long run has come.  [default: on a terminal]",
+)
 
 grouping_opts: Option[Callable[..., object]] = together(
     groups_opt, channels_per_group_opt, layout_opt, grouping_opt
@@ -173,4 +178,4 @@ grouping_opts: Option[Callable[..., object]] = together(
 affine_opts: Option[Callable[..., object]] = together(gamma_opt, beta_opt)
 output_opts: Option[Callable[..., object]] = together(output_opt, force_opt, dry_run_opt)
 compute_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt)
-report_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt)
+report_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt, progress_opt)

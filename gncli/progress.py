@@ -1,0 +1,67 @@
+"""How far a long run has come: a line on stderr, for a person who waits."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from typing import TextIO
+
+PATIENCE = 1.0  # seconds before the first word, and between lines where none can be taken back
+FLICKER = 0.1  # seconds between two states of a line on a terminal
+
+
+class Progress:
+    """Bytes done, speed and time left. `show`: always, never, or (None) on a terminal only.
+
+    A context manager: the line is gone at the end.
+    """
+
+    def __init__(self, label: str, total: int, show: bool | None, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        terminal = self._stream is not None and self._stream.isatty()
+        self._shown = terminal if show is None else show and self._stream is not None
+        self._start, self._end = ("\r", "\x1b[K") if terminal else ("", "\n")
+        self._pause = FLICKER if terminal else PATIENCE
+        self._label, self._total, self._done = label, total, 0
+        self._began = time.monotonic()
+        self._next = self._began + PATIENCE
+        self._dirty = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._dirty and self._start:
+            self._write(self._start + self._end)
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes are done."""
+        self._done += count
+        now = time.monotonic()
+        if not self._shown or now < self._next:
+            return
+        self._next = now + self._pause
+        speed = self._done / (now - self._began)
+        left = (self._total - self._done) / speed if speed else 0.0
+        done = f"{_size(self._done)} of {_size(self._total)}, {_size(speed)}/s, {_time(left)} left"
+        self._dirty = True
+        self._write(f"{self._start}gn: {self._label}: {done}{self._end}")
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # nobody watches any more
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes else f"{rest} s"

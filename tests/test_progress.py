@@ -1,0 +1,83 @@
+"""The line for a person who waits: when it appears, what it says, and that it is gone at the end."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+
+from gncli import progress
+from gncli.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the time that the line is told."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def at(seconds: float) -> None:
+        now[0] = seconds
+
+    return at
+
+
+def test_nothing_is_said_within_the_first_second(clock: Callable[[float], None]) -> None:
+    stream = Terminal()
+    with Progress("x.npy", 1000, None, stream) as line:
+        clock(0.9)
+        line.advance(500)
+    assert stream.getvalue() == ""
+
+
+def test_bytes_speed_and_time_left_then_an_empty_line(clock: Callable[[float], None]) -> None:
+    stream = Terminal()
+    with Progress("x.npy", 4_000_000_000, None, stream) as line:
+        clock(2.0)
+        line.advance(1_000_000_000)
+    assert stream.getvalue() == "\rgn: x.npy: 1 GB of 4 GB, 500 MB/s, 6 s left\x1b[K\r\x1b[K"
+
+
+def test_a_terminal_is_not_flooded(clock: Callable[[float], None]) -> None:
+    stream = Terminal()
+    with Progress("x.npy", 1000, None, stream) as line:
+        for tick in range(200):
+            clock(1.0 + tick / 1000)
+            line.advance(1)
+    assert stream.getvalue().count("gn: x.npy") == 2
+
+
+def test_off_a_terminal_nothing_unless_asked_for(clock: Callable[[float], None]) -> None:
+    quiet, asked = io.StringIO(), io.StringIO()
+    for show, stream in ((None, quiet), (True, asked)):
+        clock(0.0)
+        with Progress("x.npy", 2000, show, stream) as line:
+            clock(1.0)
+            line.advance(1000)
+    assert (quiet.getvalue(), asked.getvalue()) == ("", "gn: x.npy: 1 kB of 2 kB, 1 kB/s, 1 s left\n")
+
+
+def test_never_where_it_is_refused(clock: Callable[[float], None]) -> None:
+    stream = Terminal()
+    with Progress("x.npy", 2000, False, stream) as line:
+        clock(5.0)
+        line.advance(1000)
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0 s"), (59.6, "1:00"), (61, "1:01"), (3600, "60:00")])
+def test_time(seconds: float, shown: str) -> None:
+    assert progress._time(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (5e9, "5 GB"), (4.2e12, "4.2 TB")]
+)
+def test_size(count: float, shown: str) -> None:
+    assert progress._size(count) == shown
