@@ -89,9 +89,12 @@ def merge(parts: Moments) -> Moments:
     """Chan's merge, in pairs, of all sets along the first axis."""
     if len(parts.size) == 1:
         return parts.map(lambda array: array[0])
-    unit = np.minimum.reduce(parts.unit, axis=0)
+    # Sets of nothing but zeros fit any unit.
+    votes = np.where((parts.least == 0) & (parts.most == 0) | (parts.finite == 0), np.inf, parts.unit)
+    unit = np.minimum.reduce(votes, axis=0)
+    unit = np.where(unit == np.inf, 1.0, unit)
     by = unit / parts.unit
-    means, squares = _times(parts.mean, by), _times(parts.m2, by * by)
+    means, squares = _times(parts.mean, by), _times(_times(parts.m2, by), by)
     weights = parts.finite.astype(np.float64)
     mean = dd.divide(
         dd.total(dd.multiply(means, (weights, 0.0))), np.maximum(np.add.reduce(weights, axis=0), 1.0)

@@ -1,0 +1,274 @@
+"""What tests/bench.py measures: each row of the table as data, how it is judged, and gn's opponents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+GB, MB = 10**9, 10**6
+SPACE = 112 * 112
+SAMPLE = 64 * SPACE  # elements: one sample of (…,64,112,112)
+ITEMSIZE = {"uint8": 1, "float16": 2, "float32": 4, "float64": 8}
+OUT = "{output}"  # among the words of a piece of work: a file that is not there yet
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input, made before the first row that names it and removed after the last."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    order: Literal["C", "F"] = "C"
+
+    @property
+    def name(self) -> str:
+        return f"{self.dtype}-{self.order}-{'x'.join(map(str, self.shape))}.npy"
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * ITEMSIZE[self.dtype]
+
+    @property
+    def output(self) -> int:
+        """Bytes that normalizing it writes: integers become float32."""
+        return self.elements * (4 if self.dtype == "uint8" else ITEMSIZE[self.dtype])
+
+
+# A random block, again and again: as quick as writing a file, and no two channels of a sample are alike.
+MAKE = """
+import sys, numpy as np
+path, dtype, order, *shape = sys.argv[1:]
+shape = tuple(map(int, shape))
+descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+rng, left = np.random.default_rng(0), int(np.prod(shape))
+count = min(left, 5_000_011)
+block = rng.integers(0, 256, count) if dtype == "uint8" else rng.normal(1, 2, count)
+block = block.astype(dtype)
+with open(path, "wb") as file:
+    header = {"descr": descr, "fortran_order": order == "F", "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    while left:
+        left -= file.write(block[:left].data) // block.itemsize
+"""
+
+# A command line: `gn` and `python` are those under test, and a tensor stands for the path of its file.
+Work = tuple[str | Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. `runs` are, in turn: ours and theirs; ours alone; or, for memory, any number."""
+
+    name: str
+    work: str
+    against: str
+    runs: tuple[Work, ...]
+    reach: float | None = None
+    aim: float | None = None
+    # ratio: our time over theirs; speed: theirs over ours, at least so much; or no comparison.
+    kind: Literal["ratio", "speed", "memory", "time"] = "ratio"
+    per: Literal["", "element", "byte"] = ""  # what each side's time is divided by before they compare
+    printed: bool = False  # the time is what the work prints, not that of its whole process
+    needs: str = ""  # a module without which there is nothing to compare with
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of a row: its figures, one a pair, the one that counts, and what is said beside them."""
+
+    row: Row
+    figures: Sequence[float] = ()
+    figure: float = 0.0
+    also: str = ""
+    seconds: str = ""
+    missing: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if self.missing or self.row.reach is None or self.row.aim is None:
+            return self.missing
+        sign = -1 if self.row.kind == "speed" else 1
+        if sign * self.figure <= sign * self.row.aim:
+            return "aim met"
+        return "reached" if sign * self.figure <= sign * self.row.reach else "MISSED"
+
+    @property
+    def failed(self) -> bool:
+        return self.verdict.startswith(("MISSED", "failed"))
+
+    def cells(self) -> list[str]:
+        sign, unit = "≥" if self.row.kind == "speed" else "≤", " MB" if self.row.kind == "memory" else " ×"
+        limits = [f"{sign} {limit:g}{unit}" if limit else "" for limit in (self.row.reach, self.row.aim)]
+        return [self.row.work, self.row.against, self.measured(), *limits, self.verdict, self.seconds]
+
+    def measured(self) -> str:
+        if not self.figures:
+            return ""
+        form, unit = {"memory": (".0f", " MB"), "time": (".3g", " s")}.get(self.row.kind, (".2f", ""))
+        spread = f"{min(self.figures):{form}}..{max(self.figures):{form}}"
+        return f"{self.figure:{form}}{unit} ({spread}){self.also}"
+
+
+def judged(row: Row, times: Sequence[Sequence[float]]) -> Result:
+    """From the seconds of the runs of a row, pair after pair."""
+    seconds = " : ".join(f"{median(side):.3g}" for side in zip(*times, strict=True))
+    if row.kind == "time":
+        figures = [ours for (ours,) in times]
+        per_gb = median(figures) / tensors(row.runs[0])[0].nbytes * GB
+        return Result(row, figures, median(figures), f", {per_gb:.2f} s a GB", seconds)
+    ratios = [theirs / ours if row.kind == "speed" else ours / theirs for ours, theirs in times]
+    if not row.per:
+        return Result(row, ratios, median(ratios), "", seconds)
+    a, b = (tensors(work)[0] for work in row.runs)
+    scales = {"element": b.elements / a.elements, "byte": (b.nbytes + b.output) / (a.nbytes + a.output)}
+    (other,) = scales.keys() - {row.per}
+    figures = [ratio * scales[row.per] for ratio in ratios]
+    also = f"; per {other} {median(ratios) * scales[other]:.2f}"
+    return Result(row, figures, median(figures), also, seconds)
+
+
+def tensors(work: Work) -> list[Tensor]:
+    return [word for word in work if isinstance(word, Tensor)]
+
+
+def inputs(table: Iterable[Row]) -> set[Tensor]:
+    return {tensor for row in table for work in row.runs for tensor in tensors(work)}
+
+
+def room(table: Sequence[Row]) -> int:
+    """Bytes in files at the fullest moment, and what a script holds in memory: tmpfs takes from the same."""
+    most = 0
+    for place, row in enumerate(table):
+        kept = sum(tensor.nbytes for tensor in inputs(table[: place + 1]) & inputs(table[place:]))
+        for work in row.runs:
+            large = max(tensors(work), key=lambda tensor: tensor.output, default=Tensor((0,)))
+            extra = large.output * (OUT in work) + 3 * large.nbytes * (work[0] == "python")
+            most = max(most, kept + extra)
+    return most
+
+
+def normalize(tensor: Tensor, *options: str | Tensor) -> Work:
+    return ("gn", "normalize", tensor, "-o", OUT, *options)
+
+
+def stats(tensor: Tensor, *options: str) -> Work:
+    return ("gn", "stats", tensor, *options)
+
+
+NUMPY_STATS = """
+import sys, numpy as np
+x = np.load(sys.argv[1], mmap_mode="r")
+print(x.mean(), x.std(), x.min(), x.max())
+"""
+
+TORCH_FILE = """
+import sys, numpy as np, torch
+x = torch.from_numpy(np.load(sys.argv[1]))
+np.save(sys.argv[2], torch.nn.functional.group_norm(x, 32).numpy())
+"""
+
+
+def inside(setup: str, call: str) -> Work:
+    """Work that prints the seconds of its second `call`, on 103 MB of float32; the first warms it up."""
+    shape = (32, 64, 112, 112)
+    script = f"""
+import time, numpy as np
+x = np.random.default_rng(0).standard_normal({shape}, dtype=np.float32)
+{setup}
+for _ in range(2):
+    y = None
+    start = time.perf_counter()
+    y = {call}
+    seconds = time.perf_counter() - start
+print(seconds)
+"""
+    return ("python", "-c", script)
+
+
+def rows(size: int) -> list[Row]:
+    """The table of issue 3, its "1 GB" being `size` bytes, rounded up to an even number of samples."""
+    samples = 2 * math.ceil(size / (2 * 4 * SAMPLE))
+
+    def label(times: float) -> str:
+        return f"{times * size / GB:.2g} GB"
+
+    def nchw(times: float = 1, dtype: str = "float32", order: Literal["C", "F"] = "C") -> Tensor:
+        return Tensor((round(samples * times), 64, 112, 112), dtype, order)
+
+    one, four, small = nchw(), nchw(4), Tensor((4, 16, 8, 8))
+    fortran = normalize(nchw(order="F"))
+    small_groups = normalize(Tensor((samples * SAMPLE // (512 * 49), 512, 7, 7)))
+    tiny_groups = normalize(Tensor((samples * SPACE, 64)))
+    channels_last = normalize(Tensor((samples, 112, 112, 64)), "--layout", "NHWC")
+    one_group = normalize(Tensor((1, 64, 112 * samples, 112)), "--groups", "1")
+    affine = normalize(one, "--gamma", Tensor((64,)), "--beta", Tensor((64, 1, 1)))
+    every = (
+        *map(normalize, (one, four, nchw(1 / 2, "float64"), nchw(2, "float16"))),
+        *(channels_last, small_groups, tiny_groups, one_group, affine, fortran),
+        *(normalize(one, "--grouping", "interleaved"), stats(one), stats(four)),
+    )
+    tight = tuple((*work, "--memory", "8M") for work in every)
+    inside_gn = inside("from gncli import group_norm", "group_norm(x, 32, jobs=2)")
+    inside_torch = inside(
+        "import torch; torch.set_num_threads(2); x = torch.from_numpy(x)",
+        "torch.nn.functional.group_norm(x, 32)",
+    )
+    cat = ("sh", "-c", 'cat "$0" > /dev/null', four)
+    numpy_stats = ("python", "-c", NUMPY_STATS, one)
+    torch_file = ("python", "-c", TORCH_FILE, one, OUT)
+    click, numpy = ("python", "-c", "import click"), ("python", "-c", "import numpy")
+
+    def against_nchw(name: str, work: str, ours: Work, reach: float, aim: float) -> Row:
+        return Row(name, f"{label(1)} {work}", "the NCHW figure", (ours, normalize(one)), reach, aim)
+
+    # "Its own bytes, the float32 figure per element", can be read in two ways where an element has not four
+    # bytes. The verdict is by the time per element for the narrower dtypes, where an element costs the same
+    # arithmetic and less copying, and by the time per byte for float64, where it is twice the copying. The
+    # other figure is shown beside it. Bytes are those moved, read and written; for float64 that is in
+    # proportion to its own.
+    def against_float32(dtype: str, times: float, per: Literal["element", "byte"]) -> Row:
+        ours = normalize(nchw(times, dtype))
+        work = f"{label(1)} {dtype}{' → float32' if dtype == 'uint8' else ''}, per {per}"
+        return Row(dtype, work, f"float32, per {per}", (ours, normalize(one)), 1.5, 1.0, per=per)
+
+    def growth(times: float) -> Row:
+        work = f"normalize {label(times)} float32 NCHW"
+        return Row(f"growth-{times:g}", work, "", (normalize(nchw(times)),), kind="time")
+
+    return [
+        Row("cp-4G", f"normalize {label(4)} float32 NCHW (…,64,112,112), G = 32", "`cp` of the same file",
+            (normalize(four), ("cp", four, OUT)), 2.0, 1.25),
+        Row("cp-1G", f"the same, {label(1)}", "`cp`", (normalize(one), ("cp", one, OUT)), 2.3, 1.5),
+        against_nchw("nhwc", "NHWC (…,112,112,64), G = 32", channels_last, 1.3, 1.0),
+        against_nchw("small-groups", "of small groups: (…,512,7,7) G = 32", small_groups, 1.5, 1.1),
+        against_nchw("tiny-groups", "of tiny groups: (…,64) NC, G = 32 (of 2 elements)", tiny_groups, 3, 2),
+        Row("one-group", f"{label(1)} in one group (N = 1, G = 1), larger than the budget", "`cp`",
+            (one_group, ("cp", *tensors(one_group), OUT)), 3, 2),
+        against_float32("float64", 1 / 2, "byte"),
+        against_float32("float16", 2, "element"),
+        against_float32("uint8", 4, "element"),
+        Row("affine", f"{label(1)} with gamma and beta", "without", (affine, normalize(one)), 1.2, 1.05),
+        Row("fortran", f"Fortran-order {label(1)}", "C order", (fortran, normalize(one)), 3, 1.5),
+        Row("stats-1G", f"`gn stats` {label(1)} float32",
+            'numpy: `np.load(mmap_mode="r")`, mean, std, min, max', (stats(one), numpy_stats), 3, 6, "speed"),
+        Row("stats-4G", f"`gn stats` {label(4)}", "`cat FILE > /dev/null`", (stats(four), cat), 4, 2),
+        Row("torch-file", f"normalize {label(1)}", "a script: `np.load`, torch `group_norm`, `np.save`",
+            (normalize(one), torch_file), 5, 10, "speed", needs="torch"),
+        Row("torch-inside", "`gncli.group_norm` in process, 0.1 GB float32", "torch `group_norm`, 2 threads",
+            (inside_gn, inside_torch), 0.7, 1.0, "speed", printed=True, needs="torch"),
+        Row("help", "`gn --help`", '`python -c "import click"`', (("gn", "--help"), click), 1.4, 1.2),
+        Row("start", "`gn stats small.npy --format json`", '`python -c "import numpy"`',
+            (stats(small, "--format", "json"), numpy), 1.6, 1.3),
+        Row("memory", "peak memory, default budget", "", every, 130, 100, "memory"),
+        Row("memory-8M", "peak memory with `--memory 8M`", "", tight, 75, 60, "memory"),
+        Row("linear", f"time of {label(4)}", f"time of {label(1)}",
+            (normalize(four), normalize(one)), 4.2, 4.0),
+        *map(growth, (0.1, 1, 4, 8)),
+    ]  # fmt: skip
