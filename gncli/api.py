@@ -13,7 +13,7 @@ from gncli.engine import measure_all, normalize_tensor
 from gncli.errors import LayoutError
 from gncli.executors import threads, usable_cores
 from gncli.groupnorm import Norm
-from gncli.layout import Layout, flat_geometry, geometry, group_count
+from gncli.layout import Layout, flat_geometry, geometry, group_count, is_interleaved
 from gncli.plan import plan
 from gncli.tensors.address import require_numeric
 from gncli.tensors.memory import ArraySink, ArraySource
@@ -48,14 +48,13 @@ def group_norm(
     require_numeric(array.dtype, "array")
     word = Layout.parse(layout or "channels_first").on(array.shape).word
     channels = array.shape[word.index("C")]
-    count = group_count(channels, groups if channels_per_group is None else None, channels_per_group)
-    result = np.empty_like(array, output_dtype(array.dtype, dtype), order="K", subok=False)
-    source, sink = ArraySource(array), ArraySink(result)
-    if result.strides != array.strides and not _alike(array, result):
-        source = ArraySource(np.ascontiguousarray(array))
-        result = np.empty(array.shape, result.dtype)
-        sink = ArraySink(result)
-    view = geometry(array.shape, word, count, interleaved=grouping == "interleaved", fortran=source.fortran)
+    count = group_count(channels, groups, channels_per_group)
+    if not array.flags.forc:
+        array = np.ascontiguousarray(array)
+    source = ArraySource(array)
+    result = np.empty(array.shape, output_dtype(array.dtype, dtype), order="F" if source.fortran else "C")
+    sink = ArraySink(result)
+    view = geometry(array.shape, word, count, interleaved=is_interleaved(grouping), fortran=source.fortran)
     norm = Norm(
         view,
         eps,
@@ -93,7 +92,3 @@ def per_channel(values: ArrayLike | None, channels: int) -> NDArray[np.float64] 
     if array.ndim and array.shape != (channels,):
         raise LayoutError(f"shape {np.shape(values)} is not ({channels},), one value a channel")
     return np.array(np.broadcast_to(array, (channels,)))
-
-
-def _alike(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    return a.flags.c_contiguous == b.flags.c_contiguous and a.flags.f_contiguous == b.flags.f_contiguous

@@ -51,6 +51,9 @@ class Outcome:
         if self.undefined:
             groups = "1 constant group" if self.undefined == 1 else f"{self.undefined} constant groups"
             said.append(f"{groups} became NaN, since eps is 0; use --eps 1e-5")
+        lost = int(self.after.inf) - int(self.before.inf)
+        if lost > 0:
+            said.append(f"{lost} values became infinite, beyond the output's dtype; use a wider --dtype")
         return said
 
 

@@ -54,3 +54,7 @@ class BudgetError(GnError):
 
 class NonFiniteError(GnError):
     """NaN or infinity in the input, under `nan="fail"`."""
+
+
+class WorkerError(GnError):
+    """A worker process was killed."""

@@ -15,8 +15,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from gncli.errors import WorkerError
 
 _WORTH_FORKING = 64 << 20  # bytes, of which one process does some 500 MB a second; two cost 30 ms
 
@@ -35,19 +39,51 @@ def threads(jobs: int) -> Executor:
     return ThreadPoolExecutor(jobs, thread_name_prefix="gn")
 
 
-def workers(jobs: int, size: int, *, forkable: bool) -> Executor:
-    """Processes where what the tasks use may be forked and `size`, in bytes, is worth it; else threads."""
-    if jobs > 1 and size >= _WORTH_FORKING and forkable and _may_fork():
-        return _processes(jobs)
-    return threads(jobs)
+@contextmanager
+def workers(jobs: int, size: int, *, forkable: bool) -> Iterator[Executor]:
+    """Processes where what the tasks use may be forked and `size`, in bytes, is worth it; else threads.
+
+    Raises WorkerError where a worker was killed.
+    """
+    apart = jobs > 1 and size >= _WORTH_FORKING and forkable and _may_fork()
+    try:
+        with (apart and _processes(jobs)) or threads(jobs) as executor:
+            yield executor
+    except BrokenExecutor:
+        hint = "try --jobs 1 or a smaller --memory"
+        raise WorkerError(f"a worker was killed, for want of memory perhaps; {hint}") from None
 
 
-def _processes(jobs: int) -> Executor:
-    """Forked at the first task. Objects made before then are there in the workers."""
+def _processes(jobs: int) -> Executor | None:
+    """Forked at the first task: what was made before is there in the workers. None where that can't be."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    return ProcessPoolExecutor(jobs, get_context("fork"), _be_worker, (os.getpid(),))
+    class Forked(ProcessPoolExecutor):
+        def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+            with _undisturbed():
+                try:
+                    return super().submit(fn, *args, **kwargs)
+                except OSError:  # no more processes: those that were made would wait for ever
+                    for process in self._processes.values():
+                        process.kill()
+                    raise
+
+    begin = partial(_be_worker, os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    try:
+        return Forked(jobs, get_context("fork"), begin)
+    except OSError:  # no semaphores: /dev/shm is not there, or may not be written
+        return None
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals wait: a pool half made, or half told of a task, can neither be used nor ended."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _may_fork() -> bool:
@@ -55,10 +91,13 @@ def _may_fork() -> bool:
     return sys.platform == "linux" and threading.active_count() == 1
 
 
-def _be_worker(parent: int) -> None:
-    """Leave signals to the parent, and do not outlive it."""
+def _be_worker(parent: int, mask: Iterable[int]) -> None:
+    """Leave signals to the parent, in a process group of its own, and do not outlive it."""
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
@@ -73,7 +112,7 @@ def in_order(
 ) -> Iterator[Result]:
     """The results in the order of the tasks, with at most `ahead` of them under way.
 
-    An exception in a task surfaces here; what has not begun is then cancelled, what has is waited for.
+    An exception in a task surfaces here, once those that run have ended.
     """
     under_way: deque[Future[Result]] = deque()
     try:
@@ -84,8 +123,6 @@ def in_order(
         while under_way:
             yield under_way.popleft().result()
     finally:
-        for future in under_way:
-            future.cancel()
-        for future in under_way:
-            if not future.cancelled():
-                future.exception()
+        # A pool of processes that breaks can't bear cancelled tasks, and they are short.
+        cancel = isinstance(executor, ThreadPoolExecutor)
+        wait([future for future in under_way if not (cancel and future.cancel())])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gncli import doubledouble as dd
 from gncli.doubledouble import Pair
+from gncli.errors import UsageError
 from gncli.layout import Box, Geometry
 from gncli.measure import TINY, Scratch, deviations, measure
 from gncli.moments import Floats, Moments
@@ -37,6 +38,14 @@ class Norm:
     gamma: Floats | None = None
     beta: Floats | None = None
     twofold: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < float("inf"):
+            raise UsageError(f"eps {self.eps} is not finite and 0 or more")
+        if self.divide_by not in ("std", "variance"):
+            raise UsageError(f"{self.divide_by!r} is none of std, variance")
+        if self.nan not in ("propagate", "omit", "fail"):
+            raise UsageError(f"{self.nan!r} is none of propagate, omit, fail")
 
     @staticmethod
     def needs_twofold(source: np.dtype[Any], sink: np.dtype[Any]) -> bool:

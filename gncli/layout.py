@@ -149,6 +149,13 @@ def grouped_shape(shape: Sequence[int], word: str, groups: int, interleaved: boo
     return (*shape[:axis], *(reversed(pair) if interleaved else pair), *shape[axis + 1 :])
 
 
+def is_interleaved(grouping: str) -> bool:
+    """Raises UsageError for a word that is neither contiguous nor interleaved."""
+    if grouping not in ("contiguous", "interleaved"):
+        raise UsageError(f"{grouping!r} is none of contiguous, interleaved")
+    return grouping == "interleaved"
+
+
 def geometry(
     shape: Sequence[int],
     word: str,

@@ -16,7 +16,7 @@ from gncli.engine import bytes_to_read, normalize_tensor
 from gncli.errors import GnError, LayoutError
 from gncli.executors import usable_cores, workers
 from gncli.groupnorm import Norm
-from gncli.layout import Layout, geometry, group_count, grouped_shape
+from gncli.layout import Layout, geometry, group_count, grouped_shape, is_interleaved
 from gncli.moments import Floats
 from gncli.plan import plan
 from gncli.progress import Progress
@@ -124,10 +124,9 @@ def normalize_file(
 
 def _norm(source: Source, word: str, settings: Settings) -> tuple[int, Norm]:
     channels = source.shape[word.index("C")]
-    per_group = settings.channels_per_group
-    groups = group_count(channels, settings.groups if per_group is None else None, per_group)
+    groups = group_count(channels, settings.groups, settings.channels_per_group)
     view = geometry(
-        source.shape, word, groups, interleaved=settings.grouping == "interleaved", fortran=source.fortran
+        source.shape, word, groups, interleaved=is_interleaved(settings.grouping), fortran=source.fortran
     )
     twofold = Norm.needs_twofold(source.dtype, output_dtype(source.dtype, settings.dtype))
     gamma, beta = _parameter(settings.gamma, "gamma", channels), _parameter(settings.beta, "beta", channels)
@@ -141,14 +140,10 @@ def _parameter(given: float | str | None, name: str, channels: int) -> Floats | 
     source = open_source(given)
     try:
         size = prod(source.shape)
-        if [length for length in source.shape if length != 1] not in (
-            [channels],
-            [] if channels == 1 else [channels],
-        ):
-            message = (
-                f"{name} has shape {source.shape}, the tensor has {channels} channels; give ({channels},)"
-            )
-            raise LayoutError(message, address=given)
+        squeezed = [length for length in source.shape if length != 1]
+        if squeezed != ([channels] if channels != 1 else []):
+            has = f"{name} has shape {source.shape}, the tensor has {channels} channels"
+            raise LayoutError(f"{has}; give ({channels},)", address=given)
         values = source.read([(0, size)], np.empty(size, source.dtype)) if size else np.empty(0)
     finally:
         source.close()

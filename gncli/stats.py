@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import product
 from math import prod
-
-import numpy as np
+from operator import itemgetter
 
 from gncli.api import DEFAULT_MEMORY
 from gncli.engine import measure_all, measure_groups
 from gncli.errors import GnError
 from gncli.executors import usable_cores, workers
-from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count
+from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count, is_interleaved
+from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
 from gncli.progress import Progress
 from gncli.tensors import Source, open_source
@@ -84,11 +85,8 @@ class _Parts:
     ) -> _Parts:
         word = Layout.parse(layout or "channels_first").on(shape).word
         channels = shape[word.index("C")]
-        if "group" in by:
-            count = group_count(channels, None if channels_per_group else groups, channels_per_group)
-        else:
-            count = 1
-        return cls(by, word, channels, count, grouping == "interleaved")
+        count = group_count(channels, groups, channels_per_group) if "group" in by else 1
+        return cls(by, word, channels, count, is_interleaved(grouping))
 
     def view(self, source: Source) -> Geometry:
         single = "channel" in self.by
@@ -112,14 +110,23 @@ def _rows(
     source: Source, cut: Plan, executor: Executor, advance: Callable[[int], None]
 ) -> Iterator[tuple[tuple[int, int], dict[str, int | float]]]:
     """(sample, group or channel) and the statistics, sample by sample."""
-    found = measure_groups(source, cut, executor, advance)
-    if not cut.geometry.samples_first:
-        # Groups come first in storage: all are needed before the first sample is known.
-        found = iter(sorted(found, key=lambda pair: (pair[0].box[3], pair[0].box[1])))
-    for window, moments in found:
+    geometry = cut.geometry
+    rows = _stored(source, cut, executor, advance)
+    if geometry.size == 0:
+        firsts, seconds = map(range, geometry.cells)
+        rows = (((a, b), NOTHING.row()) for a, b in product(firsts, seconds))
+    if geometry.samples_first:
+        return rows
+    # Groups come first in storage: all are needed before the first sample is known.
+    return iter(sorted((((b, a), row) for (a, b), row in rows), key=itemgetter(0)))
+
+
+def _stored(
+    source: Source, cut: Plan, executor: Executor, advance: Callable[[int], None]
+) -> Iterator[tuple[tuple[int, int], dict[str, int | float]]]:
+    """The kept axes' indices and the statistics, in storage order."""
+    for window, moments in measure_groups(source, cut, executor, advance):
         box = cut.box(window.box)
-        ordered = moments if cut.geometry.samples_first else moments.map(np.transpose)
-        spans = (box[1], box[3]) if cut.geometry.samples_first else (box[3], box[1])
-        for i, sample in enumerate(range(*spans[0])):
-            for j, part in enumerate(range(*spans[1])):
-                yield (sample, part), ordered.row(i, j)
+        for i, first in enumerate(range(*box[1])):
+            for j, second in enumerate(range(*box[3])):
+                yield (first, second), moments.row(i, j)

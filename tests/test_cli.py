@@ -105,7 +105,7 @@ def test_version(gn: Gn, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             "stats x.npy --memory lots",
-            INVALID.format("'--memory'", "'lots' is not a size; use bytes or 512k, 64M, 1.5GiB"),
+            INVALID.format("'--memory'", "'lots' is not a size; use bytes or 8M, 1G, 1.5GiB"),
         ),
         (
             "normalize x.npy --gamma inf",
@@ -153,7 +153,7 @@ def test_memory_size(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1e9", "nan", "64X", "0", "0.0001", "1 2", "6_4", "64MM"])
 def test_memory_that_is_no_size(text: str) -> None:
-    with pytest.raises(click.BadParameter, match=r"use bytes or 512k, 64M, 1\.5GiB"):
+    with pytest.raises(click.BadParameter, match=r"use bytes or 8M, 1G, 1\.5GiB"):
         options.memory_size(CONTEXT, PARAM, text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gncli.errors import OutputError
+from gncli.tensors import staging
 from gncli.tensors.staging import Staged
 
 
@@ -174,21 +176,44 @@ def test_a_commit_that_fails_leaves_nothing(target: Path, monkeypatch: pytest.Mo
 
 def test_a_full_disk_is_told_before_the_work(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     staged = put(target)
-    monkeypatch.setattr(os, "posix_fallocate", failing(28, "No space left on device"))
+    monkeypatch.setattr(staging, "_allocate", failing(28, "No space left on device"))
     with pytest.raises(OutputError, match=r"cannot write 1000 bytes: no space left .* \(\d+ bytes are"):
         staged.reserve(1000)
     staged.discard()
 
 
-@pytest.mark.parametrize("promising", [True, False])
-def test_space_is_reserved(target: Path, monkeypatch: pytest.MonkeyPatch, promising: bool) -> None:
-    if not promising:
-        monkeypatch.setattr(os, "posix_fallocate", failing(95, "Operation not supported"))
+def test_space_is_reserved_and_what_is_written_stays(target: Path) -> None:
+    """Unlike glibc's emulation of posix_fallocate, which would write zeros of its own."""
     staged = put(target)
-    staged.reserve(1000)
-    assert os.stat(staged.path).st_size == 1000
+    staged.extend(100_000)
+    os.pwrite(staged.file.fileno(), b"\xff" * 100_000, 0)
+    staged.reserve(100_000)
+    assert Path(staged.path).read_bytes() == b"\xff" * 100_000
     staged.reserve(10)  # never cuts off
-    assert os.stat(staged.path).st_size == 1000
+    assert os.stat(staged.path).st_size == 100_000
+    staged.discard()
+
+
+def test_a_file_system_that_cannot_promise_space_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = put(tmp_path / "out.npy")
+
+    class Libc:
+        @staticmethod
+        def fallocate(*_: object) -> int:
+            ctypes.set_errno(95)  # EOPNOTSUPP
+            return -1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: Libc)
+    staged.reserve(1000)
+    staged.discard()
+
+
+def test_more_than_the_disk_has_is_refused_at_once(target: Path) -> None:
+    staged = put(target)
+    with pytest.raises(OutputError, match=r"cannot write \d+ bytes: no space left .* \(\d+ bytes are free"):
+        staged.extend(1 << 60)
     staged.discard()
 
 

@@ -59,11 +59,11 @@ def memory_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
     """Bytes, with units as GNU tools have them: 64M and 64MiB are powers of 1024, 64MB of 1000."""
     match = SIZE.fullmatch(value.strip())
     if match is None:
-        raise click.BadParameter(f"{value!r} is not a size; use bytes or 512k, 64M, 1.5GiB")
+        raise click.BadParameter(f"{value!r} is not a size; use bytes or 8M, 1G, 1.5GiB")
     base = 1000 if (match["kind"] or "").upper() == "B" else 1024
     size = int(float(match["number"]) * base ** " KMGT".index(match["unit"].upper() or " "))
     if size < 1:
-        raise click.BadParameter(f"{value!r} is no memory at all; use bytes or 512k, 64M, 1.5GiB")
+        raise click.BadParameter(f"{value!r} is no memory at all; use bytes or 8M, 1G, 1.5GiB")
     return size
 
 
@@ -159,7 +159,7 @@ jobs_opt = click.option(
 )
 memory_opt = click.option(
     "--memory", metavar="SIZE", default="64M", show_default=True, callback=memory_size,
-    help="At most this much in buffers, as 512k, 64M, 1.5GiB.",
+    help="At most this much in buffers, as 8M, 1G, 1.5GiB.",
 )  # fmt: skip
 format_opt = click.option(
     "--format", type=click.Choice(["table", "json", "tsv"]), default="table", show_default=True,

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from gncli.errors import AddressError, GnError, UsageError
 from gncli.layout import Run
-from gncli.tensors.address import candidates, open_file, sniff, split
+from gncli.tensors.address import SUFFIXES, candidates, open_file, sniff, split, suffix
 from gncli.tensors.npy import NpySink, NpySource
-
-SUFFIXES = {".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".he5": "hdf5", ".nc": "hdf5"}
 
 
 class Source(Protocol):
@@ -121,7 +119,7 @@ def open_sink(
     `attributes` tell in an HDF5 file what was done. Raises OutputError, UsageError.
     """
     path, name = split(target)
-    kind = SUFFIXES.get(os.path.splitext(path)[1].lower()) or _kind_of_input(source)
+    kind = SUFFIXES.get(suffix(path)) or _kind_of_input(source)
     if kind == "hdf5":
         from gncli.tensors.hdf5_sink import Hdf5Sink
 

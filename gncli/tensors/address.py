@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Iterable, Sequence
 from io import FileIO
@@ -20,6 +21,8 @@ STRANGERS = {
     b"CDF": "classic netCDF; convert it with `nccopy -k nc4`",
     b"\x1f\x8b": "compressed by gzip; gunzip it first",
 }
+# The suffix of an output says its kind.
+SUFFIXES = {".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".he5": "hdf5", ".nc": "hdf5"}
 LISTED = 20  # candidates shown in one error
 
 
@@ -27,10 +30,18 @@ def split(address: str) -> tuple[str, str | None]:
     """The file and the path in it: `f.h5::conv1` is ("f.h5", "/conv1"), `x.npy` is ("x.npy", None)."""
     if address == "-":
         raise AddressError("reading or writing a pipe is not supported yet; give a file", address=address)
-    path, mark, name = address.partition("::")
-    if not mark or os.path.exists(address):  # a file may have `::` in its own name
+    places = [place for place in range(len(address)) if address.startswith("::", place)]
+    if not places or os.path.exists(address):  # a file may have `::` in its own name
         return address, None
+    place = next((place for place in reversed(places) if os.path.isfile(address[:place])), places[0])
+    path, name = address[:place], address[place + 2 :]
+    if suffix(address) in SUFFIXES and suffix(path) not in SUFFIXES:
+        return address, None  # such a file that is yet to be
     return path, "/" + "/".join(part for part in name.split("/") if part)
+
+
+def suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def open_file(path: str) -> FileIO:
@@ -96,9 +107,14 @@ def reason(error: OSError) -> str:
 
 def candidates(path: str, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> str:
     """Datasets of the file at `path` with their shapes, ready to paste: `'f.h5::/conv1' (4, 16)`."""
-    shown = [f"'{path}::{name}' {shape}" for name, shape in tensors]
+    shown = [f"{pasted(f'{path}::{name}')} {shape}" for name, shape in tensors]
     more = f" and {len(shown) - LISTED} more" if len(shown) > LISTED else ""
     return ", ".join(shown[:LISTED]) + more
+
+
+def pasted(address: str) -> str:
+    """In quotes, as a shell takes it."""
+    return shlex.quote(address) if "'" in address else f"'{address}'"
 
 
 def near(word: str, words: Sequence[str]) -> list[str]:

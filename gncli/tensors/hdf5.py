@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gncli.errors import AddressError, FormatError, GnError
 from gncli.layout import Run
-from gncli.tensors.address import LISTED, candidates, near, require_numeric
+from gncli.tensors.address import LISTED, candidates, near, pasted, require_numeric
 
 MIN_CACHE, MAX_CACHE = 2**20, 2**26  # bytes of chunks that HDF5 may keep of one open dataset
 
@@ -233,7 +233,7 @@ def _nothing(path: str, pattern: str | None, names: list[str], matched: bool) ->
     if pattern is None:
         return "holds no dataset"
     close = near(pattern, names)
-    shown = ", ".join(f"'{path}::{name}'" for name in (close or names)[:LISTED])
+    shown = ", ".join(pasted(f"{path}::{name}") for name in (close or names)[:LISTED])
     return f"no dataset {pattern!a}; " + (
         f"did you mean {shown}?" if close else f"it holds {shown or 'none'}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import stat
@@ -52,20 +53,13 @@ class Staged:
             raise self.failure(error, f"{nbytes} bytes") from None
 
     def reserve(self, nbytes: int) -> None:
-        """Take the space: a disk that becomes too small is better known early than late.
+        """Take the space, where the file system can promise it; also beside writes, which it leaves alone.
 
         It takes time where the file system fills the space with zeros (tmpfs).
         """
         try:
-            if nbytes and hasattr(os, "posix_fallocate"):
-                try:
-                    os.posix_fallocate(self.file.fileno(), 0, nbytes)
-                    return
-                except OSError as error:
-                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                        raise  # those three: a file system that cannot promise space
-            if os.fstat(self.file.fileno()).st_size < nbytes:
-                os.ftruncate(self.file.fileno(), nbytes)
+            if nbytes:
+                _allocate(self.file.fileno(), nbytes)
         except OSError as error:
             raise self.failure(error, f"{nbytes} bytes") from None
 
@@ -133,6 +127,17 @@ def _check_target(target: str, final: str, force: bool) -> None:
         raise OutputError("is not a regular file; give another output", address=target)
     if not force:
         raise OutputError("exists; use --force to overwrite it", address=target)
+
+
+def _allocate(descriptor: int, nbytes: int) -> None:
+    """fallocate(2). In os.posix_fallocate, glibc writes zeros itself where the system can't: over others'."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "fallocate"):
+        return
+    done = libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(nbytes))
+    error = ctypes.get_errno()
+    if done != 0 and error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EINTR):
+        raise OSError(error, os.strerror(error))
 
 
 def _sync_folder(folder: str) -> None:
