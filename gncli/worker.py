@@ -162,7 +162,8 @@ class Normalizer(Reader):
     def check(self, moments: Moments) -> int:
         """How many groups eps = 0 turns into NaN. Raises NonFiniteError where NaN is to fail."""
         if self.norm.nan == "fail" and np.any(moments.finite < moments.size):
-            raise NonFiniteError("holds NaN or infinity; use --nan omit or propagate (gn stats counts them)")
+            held = int(np.sum(moments.size - moments.finite))
+            raise NonFiniteError(f"holds NaN or infinity, {held} or more; use --nan omit or propagate")
         if self.norm.eps > 0:
             return 0
         whole = (moments.finite == moments.size) & (moments.size > 0)

@@ -264,7 +264,7 @@ def test_a_killed_worker_is_an_error_of_one_line(large: Path) -> None:
     os.kill(pids[1], signal.SIGKILL)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
-    assert err.startswith("gn: error: x.npy: ")
+    assert err.startswith("gn: error: x.npy: a worker was killed")
     assert err.count("\n") == 1
     assert os.listdir(large.parent) == ["x.npy"]
     assert not any(map(alive, pids))
@@ -277,7 +277,8 @@ def test_a_killed_worker_is_an_error_of_one_line(large: Path) -> None:
         (signal.SIGINT, True, 130),  # Ctrl-C goes to every process of the terminal's group
         (signal.SIGINT, False, 130),
         (signal.SIGTERM, False, 143),
-        (signal.SIGTERM, True, 143),  # as systemd ends a service
+        (signal.SIGTERM, True, 143),  # as timeout(1) ends what it started
+        (signal.SIGHUP, True, 129),
     ],
 )
 def test_signals_end_the_workers_too(large: Path, number: int, whole_group: bool, code: int) -> None:
