@@ -90,7 +90,7 @@ def test_the_line_of_the_contract(gn: Gn, tmp_path: Path, monkeypatch: pytest.Mo
         (
             "--groups 4 --nan fail",
             (4, 16, 9, 9),
-            "x.npy: holds NaN or infinity; use --nan omit or propagate (gn stats counts them)",
+            "x.npy: holds NaN or infinity, 1 or more; use --nan omit or propagate",
         ),
         ("--groups 4 -o no/y.npy", (4, 16, 9, 9), "no/y.npy: there is no folder 'no'; make it first"),
         ("--groups 4 -o y.npy", (4, 16, 9, 9), "y.npy: exists; use --force to overwrite it"),
