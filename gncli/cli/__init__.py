@@ -9,7 +9,6 @@ import os
 import shlex
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
@@ -46,6 +45,8 @@ def tell(error: Exception, address: str | None = None) -> int:
         case _:
             text = f"{blame}{type(error).__name__}: {error}; this is a bug in gn, GN_DEBUG=1 shows where"
             if os.environ.get("GN_DEBUG"):
+                import traceback
+
                 traceback.print_exception(error)
     say("error", text)
     return code
