@@ -109,8 +109,11 @@ def _grain(tile: NDArray[Any], scratch: Scratch) -> float:
     # Magnitudes of floats are ordered as their bits; less 1, those of zeros come last.
     bits = scratch.part[: -(-tile.size // 2)].view(np.uint32)[: tile.size].reshape(tile.shape)
     np.left_shift(tile.view(np.uint32), 1, out=bits)
-    np.subtract(bits, 1, out=bits)
-    exponent = (int(bits.min()) + 1 >> 24) & 255
+    least = int(bits.min())
+    if least == 0:
+        np.subtract(bits, 1, out=bits)
+        least = int(bits.min()) + 1
+    exponent = least >> 24 & 255
     return float(2.0 ** (max(exponent, 1) - 150))
 
 

@@ -52,6 +52,7 @@ class Form:
     """Common to all. `cells` is the shape (first, second); `each` the number of elements of a cell."""
 
     order: tuple[int, ...] = (0, 1, 2, 3, 4)
+    straight = True  # the elements of a tile lie as in this form, or nearly so
     # Arithmetic on what `reduce` gives: arrays of the shape `cells`, or numbers.
     larger: Callable[..., Any] = staticmethod(np.maximum)
     where: Callable[..., Any] = staticmethod(np.where)
@@ -102,7 +103,7 @@ class Form:
 
     def extremes(self, tile: NDArray[Any], work: Floats) -> tuple[Any, Any]:
         """(first, second) each: least and most of each cell of `tile`, which `work` holds as float64."""
-        if tile.dtype.itemsize <= 4 and tile.dtype != np.float16 and tile.dtype.isnative:
+        if self.straight and tile.dtype.itemsize <= 4 and tile.dtype != np.float16 and tile.dtype.isnative:
             work = self.arrange(tile)  # fewer bytes to go through, and numpy is as quick at them
         return np.float64(self.reduce(np.minimum, work)), np.float64(self.reduce(np.maximum, work))
 
@@ -277,6 +278,7 @@ class Columns(Form):
 
 class Short(Columns):
     order = (0, 2, 4, 1, 3)
+    straight = False
 
     @property
     def _down(self) -> tuple[int, ...]:

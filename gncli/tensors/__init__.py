@@ -25,7 +25,11 @@ class Source(Protocol):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]  # as stored, byte order included
     fortran: bool
-    forkable: bool  # may be read from forked processes, too
+
+    @property
+    def forkable(self) -> bool:
+        """Whether it may be read from forked processes, too."""
+        ...
 
     def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         """The runs' elements, one after another: 1-D, of `dtype`, a slice of `buffer` or a view.

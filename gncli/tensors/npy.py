@@ -52,7 +52,10 @@ class Header:
 class NpySource:
     """The tensor in an open .npy file. Raises FormatError where the file is not as its header says."""
 
-    forkable = True
+    @property
+    def forkable(self) -> bool:
+        """Forked processes share the file's one position."""
+        return POSITIONED
 
     def __init__(self, address: str, file: io.FileIO) -> None:
         self.address = address
