@@ -578,3 +578,12 @@ def test_lazy_names() -> None:
     assert callable(gncli.group_norm)
     with pytest.raises(AttributeError, match=r"^module 'gncli' has no attribute 'nothing'$"):
         _ = gncli.nothing
+
+
+def test_an_output_that_is_another_input_is_refused(tmp_path: Path) -> None:
+    """x.npy's default output is x.gn.npy: with --force, the second input would be gone before its turn."""
+    names = ["x.npy", "x.gn.npy"]
+    for name in names:
+        np.save(tmp_path / name, np.zeros((1, 4, 2, 2), np.float32))
+    with pytest.raises(UsageError, match=r"x\.npy would write .*x\.gn\.npy, which is an input too"):
+        plan_targets([str(tmp_path / name) for name in names], None)

@@ -76,6 +76,7 @@ def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str
     into_folder = output is not None and (output.endswith("/") or os.path.isdir(output))
     if output is not None and not into_folder and len(addresses) > 1:
         raise UsageError(f"--output {output} is one file for {len(addresses)} inputs; give a folder, DIR/")
+    readers = {os.path.realpath(split(address)[0]): address for address in addresses}
     writers: dict[str, str] = {}
     targets = []
     for address in addresses:
@@ -89,6 +90,10 @@ def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str
         if file in writers:
             raise UsageError(
                 f"{writers[file]} and {address} would both write {target}; give each its own --output"
+            )
+        if file in readers and file != os.path.realpath(split(address)[0]):
+            raise UsageError(
+                f"{address} would write {target}, which is an input too; give it its own --output"
             )
         writers[file] = address
         targets.append((address, target))
