@@ -125,7 +125,7 @@ def normalize(
         np.multiply(work, form.lay(scale[0]), out=work)
         np.add(work, form.lay(shift if beta is None else shift + beta), out=work)
         if beta is not None:
-            _mend(norm, form, source, moments, scratch, channels, np.abs(beta).max(), measured)
+            _mend(norm, form, source, moments, scratch, channels, beta, measured)
     form.store(scratch.work, sink)
 
 
@@ -136,44 +136,34 @@ def _mend(
     moments: Moments,
     scratch: Scratch,
     channels: NDArray[np.intp],
-    beta: float,
+    beta: Floats,
     measured: bool,
 ) -> None:
     """Compute anew, in pairs, what is so small beside beta that float64 may miss it by a float32 ulp."""
     work = form.view(scratch.work)
     magnitude = np.abs(work, out=form.view(scratch.part))
-    if not float(np.minimum.reduce(scratch.part[: form.size])) < beta * _CANCELLED:
+    least = float(np.abs(beta).max()) * _CANCELLED
+    if not float(np.minimum.reduce(scratch.part[: form.size])) < least:
         return
-    lost = magnitude < beta * _CANCELLED
+    lost = magnitude < least
     result = work.copy()
     if measured:
         moments, _ = measure(form, source, scratch, twofold=True)
-    result[lost] = _in_pairs(norm, form, source, moments, scratch, channels, lost)
-    np.copyto(work, result)
 
-
-def _in_pairs(
-    norm: Norm,
-    form: Form,
-    source: NDArray[Any],
-    moments: Moments,
-    scratch: Scratch,
-    channels: NDArray[np.intp],
-    where: NDArray[np.bool_],
-) -> Floats:
     def picked(values: Any) -> Any:
-        return np.broadcast_to(form.lay(values), where.shape)[where]
+        return np.broadcast_to(form.lay(values), lost.shape)[lost]
 
-    values = form.load(source, scratch.work)[where] * picked(form.spread(moments.unit))
+    values = form.load(source, scratch.work)[lost] * picked(form.spread(moments.unit))
     mean = (picked(form.spread(moments.mean[0])), picked(form.spread(moments.mean[1])))
     high, low = scale_of(replace(norm, twofold=True), form, moments)
     scale = (picked(form.spread(high)), picked(form.spread(low)))
     if norm.gamma is not None:
         scale = dd.multiply(scale, (picked(norm.gamma[channels]), 0.0))
-    beta = 0.0 if norm.beta is None else picked(norm.beta[channels])
-    result: Floats = dd.add(dd.multiply(dd.subtract((values, 0.0), mean), scale), (beta, 0.0))[0]
-    result[np.abs(result) < np.abs(beta) * _PAIR_NOISE] = 0.0
-    return result
+    shift = picked(beta)
+    exact = dd.add(dd.multiply(dd.subtract((values, 0.0), mean), scale), (shift, 0.0))[0]
+    exact[np.abs(exact) < np.abs(shift) * _PAIR_NOISE] = 0.0
+    result[lost] = exact
+    np.copyto(work, result)
 
 
 def _channels(geometry: Geometry, form: Form, box: Box) -> NDArray[np.intp]:
