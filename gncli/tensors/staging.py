@@ -13,6 +13,8 @@ from gncli.errors import OutputError
 from gncli.tensors.address import reason
 
 NAME_MAX = 255  # bytes, on every file system in common use
+_STRETCH = 16 << 20  # bytes reserved at a time: whoever writes to the file waits meanwhile
+_STRETCH = 16 << 20  # bytes reserved at a time: whoever writes to the file waits meanwhile
 
 
 class Staged:
@@ -134,10 +136,13 @@ def _allocate(descriptor: int, nbytes: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "fallocate"):
         return
-    done = libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(nbytes))
-    error = ctypes.get_errno()
-    if done != 0 and error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EINTR):
-        raise OSError(error, os.strerror(error))
+    for start in range(0, nbytes, _STRETCH):
+        stretch = ctypes.c_int64(min(_STRETCH, nbytes - start))
+        if libc.fallocate(descriptor, 0, ctypes.c_int64(start), stretch) != 0:
+            error = ctypes.get_errno()
+            if error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EINTR):
+                raise OSError(error, os.strerror(error))
+            return
 
 
 def _sync_folder(folder: str) -> None:
