@@ -69,7 +69,7 @@ def measure_groups(
             windows.append(window)
             yield from window.blocks
 
-    results = in_order(executor, reader.records, blocks(), 2 * plan.jobs)
+    results = in_order(executor, reader.records, blocks(), 2 * plan.jobs, plan.lot)
     done, cascade = 0, Cascade()
     for records in results:
         advance(_elements(records) * source.dtype.itemsize)
@@ -124,18 +124,21 @@ def normalize_tensor(
 def _steps(worker: Normalizer, plan: Plan, executor: Executor, advance: Advance) -> Iterator[Done]:
     """Windows of one block run side by side; a window of several is measured whole, then written."""
     ahead = 2 * plan.jobs
+    lot = plan.lot if worker.sink.positioned else 1  # else the values of all of them would be held
     for single, windows in groupby(plan.windows(), key=lambda window: len(window.blocks) == 1):
         if single:
-            yield from in_order(executor, worker.once, (window.blocks[0] for window in windows), ahead)
+            blocks = (window.blocks[0] for window in windows)
+            yield from in_order(executor, worker.once, blocks, ahead, lot)
             continue
         for window in windows:
             cascade = Cascade()
-            for records in in_order(executor, worker.records, window.blocks, ahead):
+            for records in in_order(executor, worker.records, window.blocks, ahead, plan.lot):
                 advance(_elements(records) * worker.source.dtype.itemsize)
                 cascade.extend(records)
             moments = cascade.result()
             yield Done(pool([moments]), None, worker.check(moments), [], None)
-            yield from in_order(executor, worker.again, ((block, moments) for block in window.blocks), ahead)
+            known = ((block, moments) for block in window.blocks)
+            yield from in_order(executor, worker.again, known, ahead, lot)
 
 
 def _elements(records: list[Moments]) -> int:

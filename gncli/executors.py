@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from gncli.errors import WorkerError
@@ -108,21 +109,30 @@ def _watch(parent: int) -> None:
 
 
 def in_order(
-    executor: Executor, function: Callable[[Task], Result], tasks: Iterable[Task], ahead: int
+    executor: Executor,
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    ahead: int,
+    together: int = 1,
 ) -> Iterator[Result]:
-    """The results in the order of the tasks, with at most `ahead` of them under way.
+    """The results in the order of the tasks: handed over so many `together`, at most `ahead` such lots.
 
     An exception in a task surfaces here, once those that run have ended.
     """
-    under_way: deque[Future[Result]] = deque()
+    waiting = iter(tasks)
+    under_way: deque[Future[list[Result]]] = deque()
     try:
-        for task in tasks:
-            under_way.append(executor.submit(function, task))
+        while lot := list(islice(waiting, together)):
+            under_way.append(executor.submit(_each, function, lot))
             if len(under_way) >= ahead:
-                yield under_way.popleft().result()
+                yield from under_way.popleft().result()
         while under_way:
-            yield under_way.popleft().result()
+            yield from under_way.popleft().result()
     finally:
         # A pool of processes that breaks can't bear cancelled tasks, and they are short.
         cancel = isinstance(executor, ThreadPoolExecutor)
         wait([future for future in under_way if not (cancel and future.cancel())])
+
+
+def _each(function: Callable[[Task], Result], lot: list[Task]) -> list[Result]:
+    return [function(task) for task in lot]

@@ -19,6 +19,7 @@ from gncli.errors import BudgetError
 from gncli.layout import Box, Geometry, Run
 
 TILE = 1 << 20  # bytes of a block's buffer: with less, the interpreter takes more time than the arithmetic
+BLOCK = 8  # tiles in a block, where the budget has room for them and groups are not larger
 SETS = 8192  # small groups in a tile
 LONGEST = 1 << 18  # elements: the sums of more would not be exact
 _RECORD = 80  # bytes of moments a cell, times what the cascade holds of them
@@ -106,6 +107,11 @@ class Plan:
     jobs: int
     tile: int  # elements a tile may have
 
+    @property
+    def lot(self) -> int:
+        """Blocks that a worker is given at a time: several of many, lest it wait for each."""
+        return max(1, min(4, self.geometry.size // (8 * BLOCK * self.tile * self.jobs)))
+
     def box(self, tiles: Box) -> Box:
         return tuple((axis.edge(a), axis.edge(b)) for axis, (a, b) in zip(self.axes, tiles, strict=True))
 
@@ -133,10 +139,10 @@ class Plan:
         group = self.geometry.group_size
         row = group * self.geometry.dims[3]  # elements for one step of axis 1
         if outer == 1 and (row <= self.most or middle > 1):
-            wide = min(8 * self.tile, self.most)
+            wide = min(BLOCK * self.tile, self.most)
             return self._fit(max(1, wide // (row * first.step)), second.tiles)
         if outer == 1:
-            return 1, max(1, min(8 * self.tile, self.most) // (group * second.step))
+            return 1, max(1, min(BLOCK * self.tile, self.most) // (group * second.step))
         return self._fit(first.tiles, second.tiles)
 
     def _fit(self, first: int, second: int) -> tuple[int, int]:
@@ -167,7 +173,7 @@ class Plan:
             steps = [1 if outer in (0, 2, 4) and outer <= axis else counts[outer] for outer in range(5)]
             size = self._elements(tuple((a, min(a + n, b)) for (a, b), n in zip(window, steps, strict=True)))
             if size <= self.most or axis == 4:
-                steps[axis] = max(1, min(8 * self.tile, self.most) // max(size, 1))
+                steps[axis] = max(1, min(BLOCK * self.tile, self.most) // max(size, 1))
                 break
         return tuple(steps)
 
