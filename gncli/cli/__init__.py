@@ -22,7 +22,11 @@ from gncli import __version__
 from gncli.errors import GnError, UsageError
 from gncli.report import say
 
-COMMANDS = ("normalize", "stats")  # each a module of this package, and the command in it
+# Each a module of this package, and the command in it; its first words, for `gn --help` not to load it.
+COMMANDS = {
+    "normalize": "Normalize each INPUT by groups of its channels.",
+    "stats": "Print the statistics of each INPUT.",
+}
 CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
@@ -114,6 +118,10 @@ class Gn(click.Group):
             return None
         command: click.Command = getattr(import_module(f"gncli.cli.{cmd_name}"), cmd_name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with edge():
