@@ -57,6 +57,7 @@ def workers(jobs: int, size: int, *, forkable: bool) -> Iterator[Executor]:
 
 def _processes(jobs: int) -> Executor | None:
     """Forked at the first task: what was made before is there in the workers. None where that can't be."""
+    import gc
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
@@ -70,6 +71,7 @@ def _processes(jobs: int) -> Executor | None:
                         process.kill()
                     raise
 
+    gc.freeze()  # a worker that collected garbage among what it has from here would have it copied
     begin = partial(_be_worker, os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     try:
         return Forked(jobs, get_context("fork"), begin)

@@ -22,6 +22,7 @@ TILE = 1 << 20  # bytes of a block's buffer: with less, the interpreter takes mo
 BLOCK = 8  # tiles in a block, where the budget has room for them and groups are not larger
 SETS = 8192  # small groups in a tile
 LONGEST = 1 << 18  # elements: the sums of more would not be exact
+_FEW = 1024  # groups
 _RECORD = 80  # bytes of moments a cell, times what the cascade holds of them
 
 
@@ -110,6 +111,10 @@ class Plan:
     @property
     def lot(self) -> int:
         """Blocks that a worker is given at a time: several of many, lest it wait for each."""
+        first, second = self._shape_of_window()
+        one, two = self.axes[1], self.axes[3]
+        if min(first * one.step, one.length) * min(second * two.step, two.length) > _FEW:
+            return 1  # moments are handed back, and would be held, for each block
         return max(1, min(4, self.geometry.size // (8 * BLOCK * self.tile * self.jobs)))
 
     def box(self, tiles: Box) -> Box:
@@ -210,9 +215,9 @@ def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int) -> 
             f"--memory {memory} is too little: one tile takes {least} bytes; use --memory 1M or more"
         )
     jobs = max(1, min(jobs, memory // least))
-    many = geometry.dims[1] * geometry.dims[3] > 1024
+    many = geometry.dims[1] * geometry.dims[3] > _FEW
     most = max(tile, memory // jobs // (2 if many else 1) // each)
-    return Plan(geometry, _axes(geometry, tile), most, max(1024, memory // 2 // (_RECORD * 32)), jobs, tile)
+    return Plan(geometry, _axes(geometry, tile), most, max(_FEW, memory // 2 // (_RECORD * 32)), jobs, tile)
 
 
 def _axes(geometry: Geometry, tile: int) -> tuple[Axis, Axis, Axis, Axis, Axis]:
@@ -249,5 +254,5 @@ def _steps(geometry: Geometry, tile: int) -> tuple[int, int, int, int, int]:
     room = tile // (across * inner * down)
     if outer == 1:
         return 1, min(first, room), down, across, inner
-    beside = min(first, max(1, room * down // 64)) if down < 64 else 1
+    beside = min(first, max(1, room * down // 128)) if down < 128 else 1
     return min(outer, max(1, room // beside)), beside, down, across, inner
