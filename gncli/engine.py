@@ -27,8 +27,7 @@ def unwatched(count: int) -> None:
 
 def bytes_to_read(source: Source, plan: Plan) -> int:
     """Of a normalization: once, or twice where groups exceed a block."""
-    window = next(plan.windows(), None)
-    passes = 2 if window and len(window.blocks) > 1 else 1
+    passes = 1 if plan.one_pass else 2
     return passes * plan.geometry.size * source.dtype.itemsize
 
 
@@ -69,7 +68,7 @@ def measure_groups(
             windows.append(window)
             yield from window.blocks
 
-    results = in_order(executor, reader.records, blocks(), 2 * plan.jobs)
+    results = in_order(executor, reader.records, blocks(), 2 * plan.jobs, source.abandon)
     done, cascade = 0, Cascade()
     for records in results:
         advance(_elements(records) * source.dtype.itemsize)
@@ -126,7 +125,8 @@ def _steps(worker: Normalizer, plan: Plan, executor: Executor, advance: Advance)
     ahead = 2 * plan.jobs
     for single, windows in groupby(plan.windows(), key=lambda window: len(window.blocks) == 1):
         if single:
-            yield from in_order(executor, worker.once, (window.blocks[0] for window in windows), ahead)
+            blocks = (window.blocks[0] for window in windows)
+            yield from in_order(executor, worker.once, blocks, ahead, worker.source.abandon)
             continue
         for window in windows:
             cascade = Cascade()

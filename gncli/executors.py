@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from gncli.errors import WorkerError
+from gncli.leavings import clear
 
 _WORTH_FORKING = 64 << 20  # bytes, of which one process does some 500 MB a second; two cost 30 ms
 
@@ -104,15 +105,20 @@ def _be_worker(parent: int, mask: Iterable[int]) -> None:
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.2)
+    clear()  # of the files that this process writes, and of those that the parent cannot remove any more
     os._exit(1)
 
 
 def in_order(
-    executor: Executor, function: Callable[[Task], Result], tasks: Iterable[Task], ahead: int
+    executor: Executor,
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    ahead: int,
+    abandon: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """The results in the order of the tasks, with at most `ahead` of them under way.
 
-    An exception in a task surfaces here, once those that run have ended.
+    An exception in a task surfaces here, once those that run have ended; `abandon` has them end at once.
     """
     under_way: deque[Future[Result]] = deque()
     try:
@@ -122,6 +128,9 @@ def in_order(
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
+    except BaseException:
+        abandon()
+        raise
     finally:
         # A pool of processes that breaks can't bear cancelled tasks, and they are short.
         cancel = isinstance(executor, ThreadPoolExecutor)
