@@ -36,8 +36,20 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+class AtOnce(Executor):
+    """Runs each task as it is submitted, in the thread that submits it."""
+
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        future: Future[Result] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - as executors do
+            future.set_exception(error)
+        return future
+
+
 def threads(jobs: int) -> Executor:
-    return ThreadPoolExecutor(jobs, thread_name_prefix="gn")
+    return AtOnce() if jobs == 1 else ThreadPoolExecutor(jobs, thread_name_prefix="gn")
 
 
 @contextmanager

@@ -86,7 +86,8 @@ def normalize_file(
             settings.memory,
             settings.jobs or usable_cores(),
         )
-        in_order = cut.one_pass and cut.in_order
+        streams = target == "-" or isinstance(source, StreamSource)
+        in_order = streams and cut.one_pass and cut.in_order
         if isinstance(source, StreamSource) and not in_order:
             source = source.spooled()
         attributes = {"gn_command": command, "gn_version": __version__, **done}

@@ -180,13 +180,18 @@ def _remove_left(folder: str, start: str) -> None:
 
 def _allocate(descriptor: int, nbytes: int) -> None:
     """fallocate(2). In os.posix_fallocate, glibc writes zeros itself where the system can't: over others'."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     if not hasattr(libc, "fallocate"):
         return
     done = libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(nbytes))
     error = ctypes.get_errno()
     if done != 0 and error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EINTR):
         raise OSError(error, os.strerror(error))
+
+
+@lru_cache(maxsize=1)
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _sync_folder(folder: str) -> None:
