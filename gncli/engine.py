@@ -27,8 +27,7 @@ def unwatched(count: int) -> None:
 
 def bytes_to_read(source: Source, plan: Plan) -> int:
     """Of a normalization: once, or twice where groups exceed a block."""
-    window = next(plan.windows(), None)
-    passes = 2 if window and len(window.blocks) > 1 else 1
+    passes = 1 if plan.one_pass else 2
     return passes * plan.geometry.size * source.dtype.itemsize
 
 
@@ -69,7 +68,8 @@ def measure_groups(
             windows.append(window)
             yield from window.blocks
 
-    results = in_order(executor, reader.records, blocks(), 2 * plan.jobs, plan.lot)
+    lot = plan.lot if source.forkable else 1
+    results = in_order(executor, reader.records, blocks(), 2 * plan.jobs, lot, source.abandon)
     done, cascade = 0, Cascade()
     for records in results:
         advance(_elements(records) * source.dtype.itemsize)
@@ -124,15 +124,16 @@ def normalize_tensor(
 def _steps(worker: Normalizer, plan: Plan, executor: Executor, advance: Advance) -> Iterator[Done]:
     """Windows of one block run side by side; a window of several is measured whole, then written."""
     ahead = 2 * plan.jobs
-    lot = plan.lot if worker.sink.positioned else 1  # else the values of all of them would be held
+    one = not worker.source.forkable or not worker.sink.positioned  # in turn; values are held
+    lot = 1 if one else plan.lot
     for single, windows in groupby(plan.windows(), key=lambda window: len(window.blocks) == 1):
         if single:
             blocks = (window.blocks[0] for window in windows)
-            yield from in_order(executor, worker.once, blocks, ahead, lot)
+            yield from in_order(executor, worker.once, blocks, ahead, lot, worker.source.abandon)
             continue
         for window in windows:
             cascade = Cascade()
-            for records in in_order(executor, worker.records, window.blocks, ahead, plan.lot):
+            for records in in_order(executor, worker.records, window.blocks, ahead, lot):
                 advance(_elements(records) * worker.source.dtype.itemsize)
                 cascade.extend(records)
             moments = cascade.result()

@@ -22,6 +22,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from gncli.errors import WorkerError
+from gncli.leavings import clear
 
 _WORTH_FORKING = 64 << 20  # bytes, of which one process does some 500 MB a second; two cost 30 ms
 
@@ -36,8 +37,20 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+class AtOnce(Executor):
+    """Runs each task as it is submitted, in the thread that submits it."""
+
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        future: Future[Result] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - as executors do
+            future.set_exception(error)
+        return future
+
+
 def threads(jobs: int) -> Executor:
-    return ThreadPoolExecutor(jobs, thread_name_prefix="gn")
+    return AtOnce() if jobs == 1 else ThreadPoolExecutor(jobs, thread_name_prefix="gn")
 
 
 @contextmanager
@@ -107,6 +120,7 @@ def _be_worker(parent: int, mask: Iterable[int]) -> None:
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.2)
+    clear()  # of the files that this process writes, and of those that the parent cannot remove any more
     os._exit(1)
 
 
@@ -116,10 +130,11 @@ def in_order(
     tasks: Iterable[Task],
     ahead: int,
     together: int = 1,
+    abandon: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """The results in the order of the tasks: handed over so many `together`, at most `ahead` such lots.
 
-    An exception in a task surfaces here, once those that run have ended.
+    An exception in a task surfaces here, once those that run have ended; `abandon` has them end at once.
     """
     waiting = iter(tasks)
     under_way: deque[Future[list[Result]]] = deque()
@@ -130,6 +145,9 @@ def in_order(
                 yield from under_way.popleft().result()
         while under_way:
             yield from under_way.popleft().result()
+    except BaseException:
+        abandon()
+        raise
     finally:
         # A pool of processes that breaks can't bear cancelled tasks, and they are short.
         cancel = isinstance(executor, ThreadPoolExecutor)

@@ -134,6 +134,26 @@ class Plan:
                 whole = ((0, self.axes[0].tiles), a, (0, self.axes[2].tiles), b, (0, self.axes[4].tiles))
                 yield Window(whole, Blocks(whole, self._steps(whole)))
 
+    @property
+    def one_pass(self) -> bool:
+        """Whether a block holds its groups whole. Of all windows, the first is the largest."""
+        window = next(self.windows(), None)
+        return window is None or len(window.blocks) == 1
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the blocks, as they come, are the stored elements as they come."""
+        window = next(self.windows(), None)
+        if window is None:
+            return True
+        dims = self.geometry.dims
+        wide = [stop - start for start, stop in self.box(window.box)]
+        if (wide[1] < dims[1] and dims[0] > 1) or (wide[3] < dims[3] and (dims[0] > 1 or dims[2] > 1)):
+            return False  # a window has a part of each of many stretches
+        extents = [stop - start for start, stop in self.box(window.blocks[0])]
+        cut = next((axis for axis in range(5) if extents[axis] > 1), 4)
+        return extents[cut + 1 :] == list(dims[cut + 1 :])
+
     def _elements(self, tiles: Box) -> int:
         return prod(b - a for a, b in self.box(tiles))
 

@@ -18,6 +18,8 @@ from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
 from gncli.progress import Progress
 from gncli.tensors import Source, open_source
+from gncli.tensors.address import check_identity, identity
+from gncli.tensors.stream import StreamSource
 
 
 def stats_file(
@@ -33,6 +35,7 @@ def stats_file(
     progress: bool | None = False,
 ) -> Iterator[dict[str, object]]:
     """Records of the whole tensor or, with `by`, one for each of its parts. Raises GnError."""
+    before = identity(address)
     source = open_source(address)
     head: dict[str, object] = {
         "schema": 1,
@@ -47,6 +50,8 @@ def stats_file(
         else:
             view = flat_geometry(prod(source.shape))
         cut = plan(view, source.dtype.itemsize, 0, memory, jobs or usable_cores())
+        if isinstance(source, StreamSource) and not cut.in_order:
+            source = source.spooled()
         size = view.size * source.dtype.itemsize
         with (
             workers(cut.jobs, size, forkable=source.forkable) as executor,
@@ -55,8 +60,11 @@ def stats_file(
             if by:
                 for (sample, part), row in _rows(source, cut, executor, watch.advance):
                     yield head | parts.names(sample, part) | row
+                check_identity(address, before)
             else:
-                yield head | measure_all(source, cut, executor, watch.advance).row()
+                row = measure_all(source, cut, executor, watch.advance).row()
+                check_identity(address, before)
+                yield head | row
     except GnError as error:
         raise error.at(address) from None
     finally:

@@ -40,6 +40,12 @@ class _Desk(threading.local):
         return held
 
 
+@lru_cache(maxsize=4)
+def _desk(tile: int) -> _Desk:
+    """Kept for the tensor after this: to touch memory for the first time takes as long as a small file."""
+    return _Desk(tile)
+
+
 _READERS: WeakValueDictionary[int, Reader] = WeakValueDictionary()
 
 
@@ -53,7 +59,7 @@ class Reader:
     def __init__(self, source: Source, plan: Plan, twofold: bool = False) -> None:
         self.source, self.plan = source, plan
         _READERS[id(self)] = self
-        self.desk = _Desk(plan.tile)
+        self.desk = _desk(plan.tile)
         self.twofold = twofold
 
     def __reduce__(self) -> tuple[Callable[[int], Reader], tuple[int]]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from gncli.conventions import CONVENTIONS
 from gncli.errors import UsageError
@@ -97,7 +101,52 @@ def was_said(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) in SAID
 
 
-inputs_arg = click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+def all_inputs(
+    ctx: click.Context, inputs: tuple[str, ...], from_file: str | None, null: bool
+) -> tuple[str, ...]:
+    """The addresses on the command line, and those of --from-file after them.
+
+    Raises click.UsageError where there is neither, or where standard input would be read twice, and
+    UsageError where the list cannot be read.
+    """
+    if from_file is None:
+        if null:
+            raise click.UsageError("-0 says how --from-file is read; give that, too")
+        if not inputs:
+            argument = next(param for param in ctx.command.params if param.name == "inputs")
+            raise click.MissingParameter(ctx=ctx, param=argument)
+    else:
+        inputs += tuple(listed(from_file, "\0" if null else "\n"))
+    if [*inputs, from_file, ctx.params.get("gamma"), ctx.params.get("beta")].count("-") > 1:
+        raise click.UsageError("standard input (-) can be read once, and is named twice")
+    return inputs
+
+
+def listed(path: str, end: str) -> list[str]:
+    """What the list at `path` (`-`: standard input) names, each ended by `end`. Raises UsageError."""
+    if path == "-" and sys.stdin is None:
+        raise UsageError("standard input is closed", address=path)
+    try:
+        with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
+            names = os.fsdecode(file.read()).split(end)
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", address=path) from None
+    return [name for name in names if name]
+
+
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For the shell to complete."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+inputs_arg = click.argument("inputs", metavar="INPUT...", nargs=-1, shell_complete=files)
+from_file_opt = click.option(
+    "--from-file", metavar="LIST|-", shell_complete=files,
+    help="A file that lists more inputs, one a line.",
+)  # fmt: skip
+null_opt = click.option(
+    "-0", "--null", is_flag=True, help="The list is separated by NUL, as by find -print0."
+)
 
 groups_opt = click.option(
     "-g", "--groups", type=click.IntRange(min=1), default=32, show_default=True,
@@ -125,11 +174,11 @@ like_opt = click.option(
     help="A framework's defaults for eps, layout, groups and grouping; options that are given win.",
 )  # fmt: skip
 gamma_opt = click.option(
-    "--gamma", metavar="NUMBER|ADDRESS", callback=number_or_address,
+    "--gamma", metavar="NUMBER|ADDRESS", shell_complete=files, callback=number_or_address,
     help="What the normalized values are multiplied by, for each channel or all.",
 )  # fmt: skip
 beta_opt = click.option(
-    "--beta", metavar="NUMBER|ADDRESS", callback=number_or_address,
+    "--beta", metavar="NUMBER|ADDRESS", shell_complete=files, callback=number_or_address,
     help="What is added then, for each channel or all.",
 )  # fmt: skip
 divide_by_opt = click.option(
@@ -145,10 +194,13 @@ nan_opt = click.option(
     help="NaN and infinity make their group NaN, are left out of its statistics, or are an error.",
 )  # fmt: skip
 output_opt = click.option(
-    "-o", "--output", metavar="PATH|DIR/",
-    help="Where to write.  [default: beside the input, x.npy to x.gn.npy]",
+    "-o", "--output", metavar="PATH|DIR/|-", shell_complete=files,
+    help="Where to write; - is standard output.  [default: beside the input, x.npy to x.gn.npy]",
 )  # fmt: skip
 force_opt = click.option("-f", "--force", is_flag=True, help="Overwrite an output that exists.")
+skip_existing_opt = click.option(
+    "--skip-existing", is_flag=True, help="Leave out inputs of which the output exists; it is whole."
+)
 dry_run_opt = click.option("-n", "--dry-run", is_flag=True, help="Compute and report, and write nothing.")
 by_opt = click.option(
     "--by", type=click.Choice(["sample", "channel", "group"]), multiple=True,
@@ -172,10 +224,11 @@ progress_opt = click.option(
     help="Say on stderr how far a long run has come.  [default: on a terminal]",
 )
 
+inputs_opts: Option[Callable[..., object]] = together(inputs_arg, from_file_opt, null_opt)
 grouping_opts: Option[Callable[..., object]] = together(
     groups_opt, channels_per_group_opt, layout_opt, grouping_opt
 )
 affine_opts: Option[Callable[..., object]] = together(gamma_opt, beta_opt)
-output_opts: Option[Callable[..., object]] = together(output_opt, force_opt, dry_run_opt)
+output_opts: Option[Callable[..., object]] = together(output_opt, force_opt, skip_existing_opt, dry_run_opt)
 compute_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt)
 report_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt, progress_opt)

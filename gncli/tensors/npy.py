@@ -10,7 +10,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,9 @@ class NpySource:
         self._file = file
         self._lock = threading.Lock()
         try:
-            header = _read_header(file, address)
+            file.seek(0)
+            header = read_header(file.read, address)
+            _check_size(header, os.fstat(file.fileno()).st_size - header.offset, address)
         except BaseException:
             file.close()
             raise
@@ -78,6 +80,9 @@ class NpySource:
             self._fill(buffer[done : done + count].view(np.uint8), self._offset + start * itemsize)
             done += count
         return buffer[:done]
+
+    def abandon(self) -> None:
+        """No reader of a file waits."""
 
     def close(self) -> None:
         self._file.close()
@@ -112,7 +117,7 @@ class NpySink:
         self.address = target
         self._dtype = dtype.newbyteorder("=")
         self._lock = threading.Lock()
-        header = _header_bytes(shape, self._dtype, fortran)
+        header = header_bytes(shape, self._dtype, fortran)
         self._offset = len(header)
         self._staged = Staged(target, force=force)
         try:
@@ -163,29 +168,32 @@ class NpySink:
             return file.write(view)
 
 
-def _read_header(file: io.FileIO, address: str) -> Header:
-    """Read and check the header against the file's size; nothing of a size it claims is allocated."""
-    size = os.fstat(file.fileno()).st_size
-    file.seek(0)
-    start = file.read(12)
-    major, minor = start[6:8] if start.startswith(NPY_MAGIC) and len(start) >= 8 else (0, 0)
+def read_header(read: Callable[[int], bytes], address: str) -> Header:
+    """The header at the front of what `read(count)` gives; it gives fewer bytes only at the end.
+
+    Nothing of a size that the header claims is allocated. Raises FormatError.
+    """
+    start = read(8)
+    major, minor = start[6:8] if start.startswith(NPY_MAGIC) and len(start) == 8 else (0, 0)
     if (major, minor) not in ((1, 0), (2, 0), (3, 0)):
         message = f"has .npy version {major}.{minor}; gn reads 1.0, 2.0 and 3.0"
         raise FormatError(message, address=address)
-    fixed = 10 if major == 1 else 12
-    length = int.from_bytes(start[8:fixed], "little")
+    wide = 2 if major == 1 else 4
+    field = read(wide)
+    length = int.from_bytes(field, "little")
     if length > MAX_HEADER:
         message = f"declares a header of {length} bytes; of one tensor it has at most {MAX_HEADER}"
         raise FormatError(message, address=address)
-    if size < fixed + length or len(start) < fixed:
-        message = f"is cut off in its header, at {size} of {fixed + length} bytes; write it again"
+    body = read(length)
+    held, offset = 8 + len(field) + len(body), 8 + wide + length
+    if held < offset:
+        message = f"is cut off in its header, at {held} of {offset} bytes; write it again"
         raise FormatError(message, address=address)
-    file.seek(fixed)
-    text = file.read(length).decode("utf-8" if major == 3 else "latin-1", "replace")
-    shape, dtype, fortran = _parse(text, address)
-    header = Header(shape, dtype, fortran and len(shape) > 1, fixed + length)
-    _check_size(header, size - header.offset, address)
-    return header
+    shape, dtype, fortran = _parse(body.decode("utf-8" if major == 3 else "latin-1", "replace"), address)
+    # numpy counts in int64, and leaves out the zeros when it checks that the product fits.
+    if len(shape) > MAX_RANK or math.prod(filter(None, shape)) * dtype.itemsize >= 2**63:
+        raise FormatError(f"declares an absurd shape, {shape}", address=address)
+    return Header(shape, dtype, fortran and len(shape) > 1, offset)
 
 
 def _parse(text: str, address: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
@@ -224,11 +232,7 @@ def _parse_dtype(descr: str, address: str) -> np.dtype[Any]:
 
 def _check_size(header: Header, held: int, address: str) -> None:
     """Raise FormatError unless `held` bytes are what the header declares."""
-    itemsize = header.dtype.itemsize
-    # numpy counts in int64, and leaves out the zeros when it checks that the product fits.
-    if len(header.shape) > MAX_RANK or math.prod(filter(None, header.shape)) * itemsize >= 2**63:
-        raise FormatError(f"declares an absurd shape, {header.shape}", address=address)
-    declared = math.prod(header.shape) * itemsize
+    declared = math.prod(header.shape) * header.dtype.itemsize
     if held < declared:
         message = f"is truncated: its header declares {declared} bytes of data, the file holds {held}"
         raise FormatError(message, address=address)
@@ -237,7 +241,7 @@ def _check_size(header: Header, held: int, address: str) -> None:
         raise FormatError(message, address=address)
 
 
-def _header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> bytes:
+def header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> bytes:
     text = io.BytesIO()
     entries = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": fortran, "shape": shape}
     np.lib.format.write_array_header_1_0(text, entries)
