@@ -70,7 +70,7 @@ class Layout:
         rank = len(shape)
         if not self.fits(shape):
             needs = f"{self.rank} axes" if self.rank else "2 axes or more"
-            fitting = ", ".join(_fitting(rank))
+            fitting = ", ".join(layouts(rank))
             has = f"shape {tuple(shape)} has {rank} {'axis' if rank == 1 else 'axes'}"
             then = f"layouts that fit: {fitting}" if fitting else "a scalar has no channels"
             raise LayoutError(f"{has}, layout {self.word} needs {needs}; {then}")
@@ -81,7 +81,8 @@ class Layout:
         return self
 
 
-def _fitting(rank: int) -> list[str]:
+def layouts(rank: int) -> list[str]:
+    """The words that fit so many axes, the likeliest first."""
     words = {1: ["C"], 2: ["NC", "CL", "LC"], 3: ["NCL", "NLC", "CHW", "HWC"]}
     if rank == 0:
         return []

@@ -19,14 +19,14 @@ FILES = sorted(HOUSE.rglob("*.py"))
 # Bottom up. A room knows rooms below its own floor, and the rest of its own package.
 FLOORS: tuple[set[str], ...] = (
     {"errors"},
-    {"layout", "conventions", "doubledouble", "dtypes"},
+    {"layout", "conventions", "doubledouble", "dtypes", "words"},
     {"tile", "moments", "plan"},
     {"measure"},
     {"groupnorm", "tensors", "executors", "report", "progress"},
     {"worker"},
     {"engine"},
     {"api"},
-    {"normalize", "stats"},
+    {"normalize", "stats", "info"},
     {"cli"},
     {"__main__"},
 )
@@ -120,7 +120,13 @@ def test_importing_gncli_is_free(tmp_path: Path) -> None:
 
 
 def test_help_is_quick(tmp_path: Path) -> None:
-    for words in (["--help"], ["--version"], ["normalize", "--help"], ["stats", "--help"]):
+    for words in (
+        ["--help"],
+        ["--version"],
+        ["normalize", "--help"],
+        ["stats", "--help"],
+        ["info", "--help"],
+    ):
         assert not {"numpy", "rich", "h5py"} & loaded(command(*words), tmp_path)
 
 

@@ -178,4 +178,5 @@ grouping_opts: Option[Callable[..., object]] = together(
 affine_opts: Option[Callable[..., object]] = together(gamma_opt, beta_opt)
 output_opts: Option[Callable[..., object]] = together(output_opt, force_opt, dry_run_opt)
 compute_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt)
-report_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt, progress_opt)
+words_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt)
+report_opts: Option[Callable[..., object]] = together(words_opts, progress_opt)
