@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from math import prod
 from typing import TypeAlias
 
@@ -226,3 +226,20 @@ def _collapse(
 def flat_geometry(size: int) -> Geometry:
     """All elements as one set, in storage order."""
     return Geometry((1, 1, 1, 1, size))
+
+
+def runs_of(dims: Sequence[int], box: Box) -> list[Run]:
+    """A box of a tensor stored with `dims`, the last axis fastest, as runs of its elements, in order."""
+    length, axis = 1, len(dims) - 1
+    while axis >= 0:
+        start, stop = box[axis]
+        length *= stop - start
+        if stop - start < dims[axis]:
+            break
+        axis -= 1
+    if axis < 0:
+        return [(0, length)]
+    strides = [prod(dims[a + 1 :]) for a in range(len(dims))]
+    offset = sum(box[a][0] * strides[a] for a in range(axis, len(dims)))
+    ahead = product(*(range(*box[a]) for a in range(axis)))
+    return [(offset + sum(i * strides[a] for a, i in enumerate(index)), length) for index in ahead]

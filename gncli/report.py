@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import Protocol, TextIO
 
 from gncli.errors import OutputError
-from gncli.words import Grid, Part, block, cell, listing, printable
+from gncli.words import Grid, Part, cell, listing, printable
 
 Record = Mapping[str, object]
 Row = Sequence[str]
@@ -87,7 +87,7 @@ class Tsv:
 
 
 class Table:
-    """For people. A record that is a page of its own is a block of text; others make one table."""
+    """For people. A record with `before` and `after` is a block of its own; others make one table."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -98,8 +98,6 @@ class Table:
         if "before" in record:
             rows = [[name, *_statistics(record[name])] for name in ("before", "after")]
             self._block([_heading(record), Grid(["", *STATISTICS], rows, 1), _ending(record)])
-        elif parts := block(record):
-            self._block(parts)
         else:
             self.records.append(record)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 from operator import itemgetter
+from typing import Any
 
 from gncli.api import DEFAULT_MEMORY
 from gncli.engine import measure_all, measure_groups
@@ -20,7 +21,19 @@ from gncli.progress import Progress
 from gncli.tensors import Source, open_source
 
 
-def stats_file(
+def stats_file(address: str, **chosen: Any) -> Iterator[dict[str, object]]:
+    """The records of `tensor_stats` of what stands at `address`. Raises GnError."""
+    source = open_source(address)
+    try:
+        yield from tensor_stats(source, address, **chosen)
+    except GnError as error:
+        raise error.at(address) from None
+    finally:
+        source.close()
+
+
+def tensor_stats(
+    source: Source,
     address: str,
     *,
     groups: int | None = 32,
@@ -33,34 +46,28 @@ def stats_file(
     progress: bool | None = False,
 ) -> Iterator[dict[str, object]]:
     """Records of the whole tensor or, with `by`, one for each of its parts. Raises GnError."""
-    source = open_source(address)
     head: dict[str, object] = {
         "schema": 1,
         "input": address,
         "shape": list(source.shape),
         "dtype": source.dtype.name,
     }
-    try:
+    if by:
+        parts = _Parts.of(source.shape, groups, channels_per_group, layout, grouping, by)
+        view = parts.view(source)
+    else:
+        view = flat_geometry(prod(source.shape))
+    cut = plan(view, source.dtype.itemsize, 0, memory, jobs or usable_cores())
+    size = view.size * source.dtype.itemsize
+    with (
+        workers(cut.jobs, size, forkable=source.forkable) as executor,
+        Progress(address, size, progress) as watch,
+    ):
         if by:
-            parts = _Parts.of(source.shape, groups, channels_per_group, layout, grouping, by)
-            view = parts.view(source)
+            for (sample, part), row in _rows(source, cut, executor, watch.advance):
+                yield head | parts.names(sample, part) | row
         else:
-            view = flat_geometry(prod(source.shape))
-        cut = plan(view, source.dtype.itemsize, 0, memory, jobs or usable_cores())
-        size = view.size * source.dtype.itemsize
-        with (
-            workers(cut.jobs, size, forkable=source.forkable) as executor,
-            Progress(address, size, progress) as watch,
-        ):
-            if by:
-                for (sample, part), row in _rows(source, cut, executor, watch.advance):
-                    yield head | parts.names(sample, part) | row
-            else:
-                yield head | measure_all(source, cut, executor, watch.advance).row()
-    except GnError as error:
-        raise error.at(address) from None
-    finally:
-        source.close()
+            yield head | measure_all(source, cut, executor, watch.advance).row()
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """Records in the words of a table: what a person reads of a header, a comparison, a list of conventions.
 
-`block` makes a page of one record, `listing` a row each of many; either is a list of lines and grids,
-which `report` lays out.
+One record is a page, several are a row each: a list of lines and grids, which `report` lays out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+SHOWN = 10  # groups of a comparison
+MEASURES = ("max_abs", "mean_abs", "max_rel", "max_ulp")
 CUT = 60  # characters of attributes, in a row and in a line
 
 
@@ -44,16 +45,14 @@ def cell(value: object) -> str:
             return printable(str(value))
 
 
-def block(record: Record) -> list[Part] | None:
-    """The parts of a record that has a page of its own; None for one that is a row among others."""
-    return next((write(record) for mark, write in BLOCKS.items() if mark in record), None)
-
-
 def listing(records: Sequence[Record]) -> list[Part] | None:
-    """The parts of records that are read together, where words are needed for it."""
-    if "filters" not in records[0]:
-        return None
-    return [_upright(_header_lines(records[0]))] if len(records) == 1 else [_headers(records)]
+    """The parts of records of one command; None where they are rows of statistics."""
+    one = records[0] if len(records) == 1 else None
+    if "filters" in records[0]:
+        return [_upright(_header_lines(one))] if one else [_headers(records)]
+    if "equal" in records[0]:
+        return _comparison(one) if one else [_comparisons(records)]
+    return None
 
 
 def _upright(lines: Mapping[str, str]) -> str:
@@ -123,4 +122,38 @@ def _cut(value: object) -> str:
     return text if len(text) <= CUT else text[: CUT - 3] + "..."
 
 
-BLOCKS: dict[str, Callable[[Record], list[Part]]] = {}
+# Of `gn diff`
+
+
+def _comparison(record: Record) -> list[Part]:
+    lines = {name: cell(record[name]) for name in ("a", "b")}
+    for name in lines:
+        if f"shape_{name}" in record:
+            lines[name] += f": {record[f'dtype_{name}']} {cell(record[f'shape_{name}'])}"
+    if record["count"] is not None:
+        share = f"{100 * record['share']:.3g} %"
+        lines["differing"] = f"{record['differing']} of {record['count']}, {share}"
+        lines |= {name.replace("_", " "): cell(record[name]) for name in MEASURES}
+    if record["worst_index"] is not None:
+        values = " and ".join(cell(record[f"worst_{name}"]) for name in "ab")
+        lines["worst"] = f"{cell(record['worst_index'])}: {values}"
+    if record["differing"]:
+        lines["would pass"] = _passing(record)
+    parts: list[Part] = [_upright(lines)]
+    if record.get("group_differences"):
+        names = ("sample", "group", "mean_a", "mean_b", "mean_diff", "std_a", "std_b", "std_diff")
+        rows = [[cell(row[name]) for name in names] for row in record["group_differences"][:SHOWN]]
+        parts += [f"{record['layout']}, groups {record['groups']}, {record['grouping']}: the most different"]
+        parts += [Grid([name.replace("_", " ") for name in names], rows, 0)]
+    return [*parts, printable(record["verdict"])]
+
+
+def _passing(record: Record) -> str:
+    if record["passing_atol"] is None:
+        return f"nothing; {record['nonfinite_differing']} pairs differ of which one is not finite"
+    return f"--atol {record['passing_atol']!r} or --max-ulp {cell(record['passing_max_ulp'])}"
+
+
+def _comparisons(records: Sequence[Record]) -> Grid:
+    header = ["a", "b", "verdict", "count", "differing", "max_abs", "max_rel", "max_ulp"]
+    return Grid(header, [[cell(record[name]) for name in header] for record in records], 3)

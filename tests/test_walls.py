@@ -26,7 +26,9 @@ FLOORS: tuple[set[str], ...] = (
     {"worker"},
     {"engine"},
     {"api"},
-    {"normalize", "stats", "info"},
+    {"normalize", "stats", "info", "difference"},
+    {"verdict"},
+    {"compare"},
     {"cli"},
     {"__main__"},
 )

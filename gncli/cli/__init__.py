@@ -22,7 +22,7 @@ from gncli import __version__
 from gncli.errors import GnError, UsageError
 from gncli.report import say
 
-COMMANDS = ("normalize", "stats", "info")  # each a module of this package, and the command in it
+COMMANDS = ("normalize", "stats", "info", "diff")  # each a module of this package, and the command in it
 CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
@@ -74,6 +74,18 @@ def attempts() -> Iterator[Attempt]:
     yield attempt
     if failed:
         raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def trouble() -> Iterator[None]:
+    """For commands whose exit code 1 is an answer: what fails within is told, and exits with 2."""
+    try:
+        yield
+    except (BrokenPipeError, click.ClickException, click.exceptions.Exit):
+        raise
+    except Exception as error:  # noqa: BLE001 - told, and shown whole with GN_DEBUG
+        tell(error)
+        raise click.exceptions.Exit(2) from None
 
 
 @contextmanager

@@ -112,7 +112,7 @@ class NpySink:
         self.address = target
         self._dtype = dtype.newbyteorder("=")
         self._lock = threading.Lock()
-        header = _header_bytes(shape, self._dtype, fortran)
+        header = header_bytes(shape, self._dtype, fortran)
         self._offset = len(header)
         self._staged = Staged(target, force=force)
         try:
@@ -237,7 +237,7 @@ def _check_size(header: Header, held: int, address: str) -> None:
         raise FormatError(message, address=address)
 
 
-def _header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> bytes:
+def header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> bytes:
     text = io.BytesIO()
     entries = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": fortran, "shape": shape}
     np.lib.format.write_array_header_1_0(text, entries)
