@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from math import prod
 from typing import overload
 
 from gncli.errors import BudgetError
-from gncli.layout import Box, Geometry, Run
+from gncli.layout import Box, Geometry, Run, runs_of
 
 TILE = 1 << 20  # bytes of a block's buffer: with less, the interpreter takes more time than the arithmetic
 BLOCK = 8  # tiles in a block, where the budget has room for them and groups are not larger
@@ -204,20 +203,7 @@ class Plan:
 
     def runs(self, box: Box) -> list[Run]:
         """The box (in elements) as runs of the stored elements: (start, count), in storage order."""
-        dims = self.geometry.dims
-        length, axis = 1, 4
-        while axis >= 0:
-            start, stop = box[axis]
-            length *= stop - start
-            if stop - start < dims[axis]:
-                break
-            axis -= 1
-        if axis < 0:
-            return [(0, length)]
-        strides = [prod(dims[a + 1 :]) for a in range(5)]
-        offset = sum(box[a][0] * strides[a] for a in range(axis, 5))
-        ahead = product(*(range(*box[a]) for a in range(axis)))
-        return [(offset + sum(i * strides[a] for a, i in enumerate(index)), length) for index in ahead]
+        return runs_of(self.geometry.dims, box)
 
 
 def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int) -> Plan:

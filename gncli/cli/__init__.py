@@ -28,6 +28,8 @@ from gncli.report import say
 COMMANDS = {
     "normalize": "Normalize each INPUT by groups of its channels.",
     "stats": "Print the statistics of each INPUT.",
+    "info": "Print what the header of each INPUT says, and the groups it may have.",
+    "diff": "Compare A with B, element by element.",
 }
 CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -82,6 +84,18 @@ def attempts() -> Iterator[Attempts]:
     yield attempt
     if attempt.failed:
         raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def trouble() -> Iterator[None]:
+    """For commands whose exit code 1 is an answer: what fails within is told, and exits with 2."""
+    try:
+        yield
+    except (BrokenPipeError, click.ClickException, click.exceptions.Exit):
+        raise
+    except Exception as error:  # noqa: BLE001 - told, and shown whole with GN_DEBUG
+        tell(error)
+        raise click.exceptions.Exit(2) from None
 
 
 @contextmanager

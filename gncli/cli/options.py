@@ -21,6 +21,7 @@ from gncli.layout import Layout
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 Option = Callable[[Decorated], Decorated]
 
+GROUPING = ("groups", "layout", "grouping")
 SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)  # nearest first; the rest is a default
 SIZE = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>[KMGT]?)(?P<kind>I?B)?", re.IGNORECASE)
 
@@ -223,6 +224,20 @@ progress_opt = click.option(
     default=None,
     help="Say on stderr how far a long run has come.  [default: on a terminal]",
 )
+rtol_opt = click.option(
+    "--rtol", metavar="FLOAT", type=float, default=0.0, show_default=True, callback=finite_eps,
+    help="Equal are a and b with |a - b| <= atol + rtol * |b|.",
+)  # fmt: skip
+atol_opt = click.option(
+    "--atol", metavar="FLOAT", type=float, default=0.0, show_default=True, callback=finite_eps,
+    help="See --rtol.",
+)  # fmt: skip
+max_ulp_opt = click.option(
+    "--max-ulp", metavar="N", type=click.IntRange(min=0),
+    help="Equal too are those that are at most N values of the narrower float type apart.",
+)  # fmt: skip
+nan_differ_opt = click.option("--nan-differ", is_flag=True, help="NaN is not equal to NaN, as in IEEE 754.")
+a_arg, b_arg = (click.argument(name, metavar=name.upper()) for name in ("a", "b"))
 
 inputs_opts: Option[Callable[..., object]] = together(inputs_arg, from_file_opt, null_opt)
 grouping_opts: Option[Callable[..., object]] = together(
@@ -231,4 +246,6 @@ grouping_opts: Option[Callable[..., object]] = together(
 affine_opts: Option[Callable[..., object]] = together(gamma_opt, beta_opt)
 output_opts: Option[Callable[..., object]] = together(output_opt, force_opt, skip_existing_opt, dry_run_opt)
 compute_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt)
-report_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt, progress_opt)
+words_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt)
+report_opts: Option[Callable[..., object]] = together(words_opts, progress_opt)
+tolerance_opts: Option[Callable[..., object]] = together(rtol_opt, atol_opt, max_ulp_opt, nan_differ_opt)
