@@ -28,7 +28,7 @@ from gncli.report import say
 COMMANDS = {
     "normalize": "Normalize each INPUT by groups of its channels.",
     "stats": "Print the statistics of each INPUT.",
-    "info": "Print what the header of each INPUT says, and the groups it may have.",
+    "info": "Print the header of each INPUT, and the groups it may have.",
     "diff": "Compare A with B, element by element.",
 }
 CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}

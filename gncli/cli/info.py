@@ -12,7 +12,7 @@ from gncli.report import reporting
 @options.inputs_arg
 @options.words_opts
 def info(inputs: tuple[str, ...], format: str, quiet: bool) -> None:
-    """Print what the header of each INPUT says, and the groups it may have.
+    """Print the header of each INPUT, and the groups it may have.
 
     Reads no data, so that it is quick for any size. An HDF5 file without ::/path is every numeric
     dataset in it; a glob, as in 'f.h5::/layer*/**', names some of them.
