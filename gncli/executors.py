@@ -49,6 +49,16 @@ class AtOnce(Executor):
         return future
 
 
+class Remote(Executor):
+    """Workers of other processes or machines, who open for themselves what a task names."""
+
+    jobs: int
+
+    def check(self, recipe: bytes) -> None:
+        """Raise WorkerError unless each of them can open what `recipe`, a pickled Reader's, names."""
+        raise NotImplementedError
+
+
 def threads(jobs: int) -> Executor:
     return AtOnce() if jobs == 1 else ThreadPoolExecutor(jobs, thread_name_prefix="gn")
 
@@ -150,7 +160,7 @@ def in_order(
         raise
     finally:
         # A pool of processes that breaks can't bear cancelled tasks, and they are short.
-        cancel = isinstance(executor, ThreadPoolExecutor)
+        cancel = isinstance(executor, ThreadPoolExecutor | Remote)
         wait([future for future in under_way if not (cancel and future.cancel())])
 
 

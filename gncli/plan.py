@@ -106,15 +106,16 @@ class Plan:
     cells: int  # groups whose moments may be held at once
     jobs: int
     tile: int  # elements a tile may have
+    together: int = 4  # blocks that a worker may be given at a time
 
     @property
     def lot(self) -> int:
-        """Blocks that a worker is given at a time: several of many, lest it wait for each."""
+        """Blocks that a worker is given at a time: several of many, lest it wait for each one."""
         first, second = self._shape_of_window()
         one, two = self.axes[1], self.axes[3]
         if min(first * one.step, one.length) * min(second * two.step, two.length) > _FEW:
             return 1  # moments are handed back, and would be held, for each block
-        return max(1, min(4, self.geometry.size // (8 * BLOCK * self.tile * self.jobs)))
+        return max(1, min(self.together, self.geometry.size // (8 * BLOCK * self.tile * self.jobs)))
 
     def box(self, tiles: Box) -> Box:
         return tuple((axis.edge(a), axis.edge(b)) for axis, (a, b) in zip(self.axes, tiles, strict=True))
@@ -206,12 +207,12 @@ class Plan:
         return runs_of(self.geometry.dims, box)
 
 
-def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int) -> Plan:
+def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int, together: int = 4) -> Plan:
     """Tiles, windows and blocks, for `memory` bytes of blocks and moments that `jobs` workers share.
 
     `source`, `sink`: bytes of an element; where they agree, one buffer serves both. Fewer workers are
     used where the budget is too small for all; where it is too small for one, a BudgetError with both
-    numbers. A worker's scratch, three tiles of float64, comes on top.
+    numbers. A worker's scratch, three tiles of float64, comes on top. `together`: see `Plan.lot`.
     """
     each = source if sink in (source, 0) else source + sink
     tile = min(LONGEST, 1 << (TILE // each).bit_length() - 1)
@@ -223,7 +224,8 @@ def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int) -> 
     jobs = max(1, min(jobs, memory // least))
     many = geometry.dims[1] * geometry.dims[3] > _FEW
     most = max(tile, memory // jobs // (2 if many else 1) // each)
-    return Plan(geometry, _axes(geometry, tile), most, max(_FEW, memory // 2 // (_RECORD * 32)), jobs, tile)
+    cells = max(_FEW, memory // 2 // (_RECORD * 32))
+    return Plan(geometry, _axes(geometry, tile), most, cells, jobs, tile, together)
 
 
 def _axes(geometry: Geometry, tile: int) -> tuple[Axis, Axis, Axis, Axis, Axis]:

@@ -12,9 +12,9 @@ from operator import itemgetter
 from typing import Any
 
 from gncli.api import DEFAULT_MEMORY
+from gncli.crew import Crew
 from gncli.engine import measure_all, measure_groups
-from gncli.errors import GnError
-from gncli.executors import usable_cores, workers
+from gncli.errors import GnError, UsageError
 from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count, is_interleaved
 from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
@@ -46,6 +46,7 @@ def tensor_stats(
     by: tuple[str, ...] = (),
     jobs: int | None = None,
     memory: int = DEFAULT_MEMORY,
+    dask: str | None = None,
     progress: bool | None = False,
 ) -> Iterator[dict[str, object]]:
     """Records of the whole tensor or, with `by`, one for each of its parts. Raises GnError."""
@@ -61,12 +62,15 @@ def tensor_stats(
         view = parts.view(source)
     else:
         view = flat_geometry(prod(source.shape))
-    cut = plan(view, source.dtype.itemsize, 0, memory, jobs or usable_cores())
+    if isinstance(source, StreamSource) and dask is not None:
+        raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
+    crew = Crew.of(jobs, memory, dask)
+    cut = plan(view, source.dtype.itemsize, 0, crew.memory, crew.jobs, crew.together)
     with ExitStack() as stack:
         if isinstance(source, StreamSource) and not cut.in_order:
             source = stack.enter_context(closing(source.spooled()))
         size = view.size * source.dtype.itemsize
-        executor = stack.enter_context(workers(cut.jobs, size, forkable=source.forkable))
+        executor = stack.enter_context(crew.at_work(cut.jobs, size, forkable=source.forkable))
         watch = stack.enter_context(Progress(address, size, progress))
         if by:
             for (sample, part), row in _rows(source, cut, executor, watch.advance):

@@ -168,8 +168,8 @@ def test_the_header_of_each(tmp_path: Path) -> None:
     done = piped("info - --from-file list --format json", saved(*arrays), tmp_path)
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["input"] for record in records] == ["-", "-", "-", "a.npy"]
-    arrays.append(arrays[0])
-    assert [(tuple(r["shape"]), np.dtype(r["dtype"])) for r in records] == [(x.shape, x.dtype) for x in arrays]
+    described = [(x.shape, x.dtype) for x in (*arrays, arrays[0])]
+    assert [(tuple(r["shape"]), np.dtype(r["dtype"])) for r in records] == described
 
 
 def test_several_files_onto_one_pipe(tmp_path: Path) -> None:

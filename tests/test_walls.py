@@ -19,13 +19,13 @@ FILES = sorted(HOUSE.rglob("*.py"))
 # Bottom up. A room knows rooms below its own floor, and the rest of its own package.
 FLOORS: tuple[set[str], ...] = (
     {"errors", "leavings", "words"},
-    {"layout", "conventions", "doubledouble", "dtypes", "report"},
+    {"layout", "conventions", "doubledouble", "dtypes", "extras", "report"},
     {"tile", "moments", "plan", "progress"},
     {"measure"},
     {"groupnorm", "tensors", "executors"},
     {"worker"},
-    {"engine"},
-    {"api"},
+    {"engine", "cluster"},
+    {"api", "crew"},
     {"normalize", "stats", "info", "difference"},
     {"verdict", "batch"},
     {"compare"},
@@ -36,8 +36,8 @@ ONLY_IN = {
     "click": {"cli"},
     "rich": {"report"},
     "h5py": {"tensors"},
-    "distributed": {"executors"},
-    "dask": {"executors"},
+    "distributed": {"cluster"},
+    "dask": {"cluster"},
     "matplotlib": {"plot"},
 }
 

@@ -16,10 +16,46 @@ from gncli.tensors.address import reason
 
 NAME_MAX = 255  # bytes, on every file system in common use
 _STRETCH = 16 << 20  # bytes reserved at a time: whoever writes to the file waits meanwhile
-_STRETCH = 16 << 20  # bytes reserved at a time: whoever writes to the file waits meanwhile
 
 
-class Staged:
+class Joined:
+    """The file of a `Staged`, to write into; from another process, by its name. Raises OutputError."""
+
+    file: FileIO
+
+    def __init__(self, target: str, path: str) -> None:
+        self.target, self.path = target, path
+        try:
+            self.file = FileIO(path, "r+b")
+        except OSError as error:
+            raise OutputError(f"cannot write '{path}': {reason(error)}", address=target) from None
+
+    def __reduce__(self) -> tuple[type[Joined], tuple[str, str]]:
+        return Joined, (self.target, self.path)
+
+    def reserve(self, nbytes: int) -> None:
+        """Take the space, where the file system can promise it; also beside writes, which it leaves alone.
+
+        It takes time where the file system fills the space with zeros (tmpfs).
+        """
+        try:
+            if nbytes:
+                _allocate(self.file.fileno(), nbytes)
+        except OSError as error:
+            raise self.failure(error, f"{nbytes} bytes") from None
+
+    def failure(self, error: OSError, what: str = "the output") -> OutputError:
+        """The OutputError for a write that failed."""
+        hint = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            with contextlib.suppress(OSError, AttributeError):
+                room = os.statvfs(os.path.dirname(self.path))
+                hint = f" ({room.f_bavail * room.f_frsize} bytes are free)"
+            hint += "; make room, or write elsewhere with -o"
+        return OutputError(f"cannot write {what}: {reason(error)}{hint}", address=self.target)
+
+
+class Staged(Joined):
     """A new file on its way to `target`. `path` is where it is written, `file` is open on it.
 
     A symlink is written through: what it points to is replaced and the link stays. Raises
@@ -56,27 +92,6 @@ class Staged:
             os.ftruncate(self.file.fileno(), nbytes)
         except OSError as error:
             raise self.failure(error, f"{nbytes} bytes") from None
-
-    def reserve(self, nbytes: int) -> None:
-        """Take the space, where the file system can promise it; also beside writes, which it leaves alone.
-
-        It takes time where the file system fills the space with zeros (tmpfs).
-        """
-        try:
-            if nbytes:
-                _allocate(self.file.fileno(), nbytes)
-        except OSError as error:
-            raise self.failure(error, f"{nbytes} bytes") from None
-
-    def failure(self, error: OSError, what: str = "the output") -> OutputError:
-        """The OutputError for a write that failed."""
-        hint = ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            with contextlib.suppress(OSError, AttributeError):
-                room = os.statvfs(self._folder)
-                hint = f" ({room.f_bavail * room.f_frsize} bytes are free)"
-            hint += "; make room, or write elsewhere with -o"
-        return OutputError(f"cannot write {what}: {reason(error)}{hint}", address=self.target)
 
     def commit(self) -> None:
         """Flush to disk, take the target's name, flush the folder. Discards where that fails."""
