@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from gncli.layout import Layout, geometry, group_count, grouped_shape, is_interl
 from gncli.moments import Floats
 from gncli.plan import plan
 from gncli.progress import Progress
-from gncli.tensors import Source, default_output, open_sink, open_source
+from gncli.tensors import Sink, Source, default_output, left_for_blocks, open_output, open_sink, open_source
 from gncli.tensors.null import NullSink
 
 
@@ -42,6 +44,7 @@ class Settings:
     jobs: int | None = None
     memory: int = DEFAULT_MEMORY
     progress: bool | None = False  # None: on a terminal
+    allow_external: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,38 @@ class Normalized:
     warnings: list[str]
 
 
+def normalize_datasets(
+    addresses: Sequence[str],
+    output: str | None,
+    settings: Settings,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    command: str = "",
+) -> list[Normalized]:
+    """As `normalize_file` for datasets of one HDF5 file, which go into one file: all of them, or none.
+
+    What can be known to fail before a value is read does so before anything is written.
+    """
+    target = output or default_output(addresses[0])
+    with ExitStack() as stack:
+        sources = []
+        for address in addresses:
+            try:
+                source = open_source(address, external=settings.allow_external, force=force)
+                stack.callback(source.close)
+                sources.append((source, _request(source, settings).dtype))
+            except GnError as error:
+                raise error.at(address) from None
+        opener = open_sink if dry_run else stack.enter_context(open_output(target, sources, force=force))
+        return [
+            normalize_file(
+                address, target, settings, force=force, dry_run=dry_run, command=command, opener=opener
+            )
+            for address in addresses
+        ]
+
+
 def normalize_file(
     address: str,
     output: str | None,
@@ -60,31 +95,28 @@ def normalize_file(
     force: bool = False,
     dry_run: bool = False,
     command: str = "",
+    opener: Callable[..., Sink] = open_sink,
 ) -> Normalized:
     """Write the normalized tensor of `address` to `output`, by default beside it. Raises GnError.
 
     On any failure no output stands that did not stand before. A dry run computes all and writes nothing.
     """
     began = time.monotonic()
-    source = open_source(address)
+    source = open_source(address, external=settings.allow_external, force=force)
     try:
         target = output or default_output(address)
-        word = Layout.parse(settings.layout or "channels_first").on(source.shape).word
-        groups, norm = _norm(source, word, settings)
-        dtype = output_dtype(source.dtype, settings.dtype)
+        word, groups, norm, dtype = _request(source, settings)
         done = _describe_request(settings, word, groups)
         cut = plan(
             norm.geometry,
             source.dtype.itemsize,
             dtype.itemsize,
-            settings.memory,
+            left_for_blocks(source, settings.memory, dtype.itemsize),
             settings.jobs or usable_cores(),
         )
         attributes = {"gn_command": command, "gn_version": __version__, **done}
         sink = (
-            NullSink(target)
-            if dry_run
-            else open_sink(target, source, dtype, force=force, attributes=attributes)
+            NullSink(target) if dry_run else opener(target, source, dtype, force=force, attributes=attributes)
         )
         try:
             size = prod(source.shape) * source.dtype.itemsize
@@ -122,22 +154,35 @@ def normalize_file(
     return Normalized(record, outcome.warnings(settings.nan))
 
 
-def _norm(source: Source, word: str, settings: Settings) -> tuple[int, Norm]:
+class _Request(NamedTuple):
+    word: str  # of the layout
+    groups: int
+    norm: Norm
+    dtype: np.dtype[Any]
+
+
+def _request(source: Source, settings: Settings) -> _Request:
+    """What is asked for, of this very tensor. Raises GnError where it cannot be."""
+    word = Layout.parse(settings.layout or "channels_first").on(source.shape).word
     channels = source.shape[word.index("C")]
     groups = group_count(channels, settings.groups, settings.channels_per_group)
     view = geometry(
         source.shape, word, groups, interleaved=is_interleaved(settings.grouping), fortran=source.fortran
     )
-    twofold = Norm.needs_twofold(source.dtype, output_dtype(source.dtype, settings.dtype))
-    gamma, beta = _parameter(settings.gamma, "gamma", channels), _parameter(settings.beta, "beta", channels)
-    return groups, Norm(view, settings.eps, settings.divide_by, settings.nan, gamma, beta, twofold)
+    dtype = output_dtype(source.dtype, settings.dtype)
+    twofold = Norm.needs_twofold(source.dtype, dtype)
+    external = settings.allow_external
+    gamma = _parameter(settings.gamma, "gamma", channels, external)
+    beta = _parameter(settings.beta, "beta", channels, external)
+    norm = Norm(view, settings.eps, settings.divide_by, settings.nan, gamma, beta, twofold)
+    return _Request(word, groups, norm, dtype)
 
 
-def _parameter(given: float | str | None, name: str, channels: int) -> Floats | None:
+def _parameter(given: float | str | None, name: str, channels: int, external: bool) -> Floats | None:
     """(C,) float64 from a number or an address. Raises GnError, at the address of a file."""
     if not isinstance(given, str):
         return per_channel(given, channels)
-    source = open_source(given)
+    source = open_source(given, external=external)
     try:
         size = prod(source.shape)
         squeezed = [length for length in source.shape if length != 1]

@@ -17,7 +17,7 @@ from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count,
 from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
 from gncli.progress import Progress
-from gncli.tensors import Source, open_source
+from gncli.tensors import Source, left_for_blocks, open_source
 
 
 def stats_file(
@@ -31,9 +31,10 @@ def stats_file(
     jobs: int | None = None,
     memory: int = DEFAULT_MEMORY,
     progress: bool | None = False,
+    allow_external: bool = False,
 ) -> Iterator[dict[str, object]]:
     """Records of the whole tensor or, with `by`, one for each of its parts. Raises GnError."""
-    source = open_source(address)
+    source = open_source(address, external=allow_external)
     head: dict[str, object] = {
         "schema": 1,
         "input": address,
@@ -46,7 +47,8 @@ def stats_file(
             view = parts.view(source)
         else:
             view = flat_geometry(prod(source.shape))
-        cut = plan(view, source.dtype.itemsize, 0, memory, jobs or usable_cores())
+        blocks = left_for_blocks(source, memory)
+        cut = plan(view, source.dtype.itemsize, 0, blocks, jobs or usable_cores())
         size = view.size * source.dtype.itemsize
         with (
             workers(cut.jobs, size, forkable=source.forkable) as executor,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -25,6 +25,7 @@ from gncli.report import reporting, say
 @options.nan_opt
 @options.output_opts
 @options.compute_opts
+@options.allow_external_opt
 @options.report_opts
 @click.pass_context
 def normalize(
@@ -41,26 +42,31 @@ def normalize(
     """Normalize each INPUT by groups of its channels.
 
     Writes x.gn.npy beside x.npy (or to --output) and prints the statistics before and after. An HDF5
-    file without ::/path is searched for the one dataset that has the layout's rank.
+    file without ::/path is searched for the one dataset that has the layout's rank; several datasets of
+    one file, as FILE::/conv*, go into one output.
     """
-    from gncli.normalize import Settings, normalize_file
+    from gncli.normalize import Settings, normalize_datasets, normalize_file
     from gncli.tensors import choose
 
     settings = Settings(**chosen | options.chosen_groups(ctx))
-    fits = _rank_rule(settings.layout if options.was_said(ctx, "layout") else None)
+    word = settings.layout if options.was_said(ctx, "layout") else None
+    external = settings.allow_external
+    how = {"force": force, "dry_run": dry_run, "command": ctx.obj}
     addresses: list[str] = []
     with attempts() as attempt, reporting(format, quiet=quiet) as show:
         for given in inputs:
             with attempt(given):
-                addresses += choose(given, fits)
-        for address, target in plan_targets(addresses, output):
-            with attempt(address):
-                done = normalize_file(
-                    address, target, settings, force=force, dry_run=dry_run, command=ctx.obj
-                )
-                for warning in done.warnings:
-                    say("warning", f"{address}: {warning}")
-                show(done.record)
+                addresses += choose(given, _rank_rule(word), of_several=_leave_out(word), external=external)
+        for target, together in by_target(plan_targets(addresses, output)):
+            with attempt(together[0]):
+                if len(together) == 1:
+                    results = [normalize_file(together[0], target, settings, **how)]
+                else:
+                    results = normalize_datasets(together, target, settings, **how)
+                for done in results:
+                    for warning in done.warnings:
+                        say("warning", f"{done.record['input']}: {warning}")
+                    show(done.record)
 
 
 def _rank_rule(word: str | None) -> Callable[[tuple[int, ...]], bool]:
@@ -68,16 +74,49 @@ def _rank_rule(word: str | None) -> Callable[[tuple[int, ...]], bool]:
     return Layout.parse(word).fits if word else lambda shape: len(shape) >= 3
 
 
+def _leave_out(word: str | None) -> Callable[[str, tuple[int, ...]], bool]:
+    """Which of the datasets that a glob stands for are meant; of others it is said that they are not."""
+    layout = Layout.parse(word or "channels_first")
+
+    def fits(address: str, shape: tuple[int, ...]) -> bool:
+        if not layout.fits(shape):
+            say("warning", f"{address}: left out: shape {shape} does not fit layout {layout.word}")
+        return layout.fits(shape)
+
+    return fits
+
+
+def by_target(pairs: Sequence[tuple[str, str]]) -> Iterable[tuple[str, list[str]]]:
+    """Each target once, with the addresses that go there."""
+    together: dict[str, list[str]] = {}
+    for address, target in pairs:
+        together.setdefault(target, []).append(address)
+    return together.items()
+
+
+def _one_file(addresses: Sequence[str], target: str) -> bool:
+    """Whether these are different datasets of one HDF5 file, which `target` can hold together."""
+    from gncli.tensors.address import SUFFIXES, split, suffix
+
+    files, names = zip(*map(split, addresses), strict=True)
+    path, name = split(target)
+    alike = len(set(map(os.path.realpath, files))) == 1 and len(set(names)) == len(names)
+    return alike and None not in names and name is None and SUFFIXES.get(suffix(path)) != "npy"
+
+
 def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str, str]]:
-    """Each address with the target of its own. Raises UsageError where two would write one file."""
+    """Each address with the target of its own. Raises UsageError where two would write one file.
+
+    Datasets of one HDF5 file may.
+    """
     from gncli.tensors import default_output
     from gncli.tensors.address import split
 
     into_folder = output is not None and (output.endswith("/") or os.path.isdir(output))
-    if output is not None and not into_folder and len(addresses) > 1:
+    if output is not None and not into_folder and len(addresses) > 1 and not _one_file(addresses, output):
         raise UsageError(f"--output {output} is one file for {len(addresses)} inputs; give a folder, DIR/")
     readers = {os.path.realpath(split(address)[0]): address for address in addresses}
-    writers: dict[str, str] = {}
+    writers: dict[str, list[str]] = {}
     targets = []
     for address in addresses:
         if output is None:
@@ -87,14 +126,15 @@ def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str
         else:
             target = output
         file = os.path.realpath(split(target)[0])
-        if file in writers:
+        others = writers.setdefault(file, [])
+        if others and not _one_file([*others, address], target):
             raise UsageError(
-                f"{writers[file]} and {address} would both write {target}; give each its own --output"
+                f"{others[0]} and {address} would both write {target}; give each its own --output"
             )
         if file in readers and file != os.path.realpath(split(address)[0]):
             raise UsageError(
                 f"{address} would write {target}, which is an input too; give it its own --output"
             )
-        writers[file] = address
+        others.append(address)
         targets.append((address, target))
     return targets

@@ -161,6 +161,9 @@ memory_opt = click.option(
     "--memory", metavar="SIZE", default="64M", show_default=True, callback=memory_size,
     help="At most this much in buffers, as 8M, 1G, 1.5GiB.",
 )  # fmt: skip
+allow_external_opt = click.option(
+    "--allow-external", is_flag=True, help="Read other files that an HDF5 file names, too."
+)
 format_opt = click.option(
     "--format", type=click.Choice(["table", "json", "tsv"]), default="table", show_default=True,
     help="Of the report; json is an object a line.",

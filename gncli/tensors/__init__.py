@@ -6,7 +6,8 @@ h5py costs as much to import as numpy, so the room that needs it is entered when
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,7 +56,13 @@ class Sink(Protocol):
         """Where to put the runs' values: the front of `buffer`, or the very place."""
         ...
 
-    def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None: ...
+    def pack(self, runs: Sequence[Run], values: NDArray[Any]) -> Any:
+        """What the one that writes is to be given of the values, whose buffer will be used again."""
+        ...
+
+    def write(self, runs: Sequence[Run], values: Any) -> None:
+        """Write the values, or what `pack` made of them."""
+        ...
 
     def commit(self) -> None: ...
 
@@ -64,49 +71,72 @@ class Sink(Protocol):
         ...
 
 
-def open_source(address: str) -> Source:
-    """The one tensor at `address`. Raises AddressError where there is none or more, FormatError."""
+def open_source(address: str, *, external: bool = False, force: bool = False) -> Source:
+    """The one tensor at `address`. Raises AddressError where there is none or more, FormatError.
+
+    An HDF5 file may name other files, which are read if `external`; and may declare far more than it
+    stores, which is read as fill values if `force`.
+    """
     path, name, kind = _locate(address)
     if kind == "npy":
         return NpySource(address, open_file(path))
-    from gncli.tensors.hdf5 import Hdf5Source, find
+    from gncli.tensors.hdf5 import Hdf5Source
+    from gncli.tensors.hdf5_find import find
 
-    found = find(path, name)
+    found = find(path, name, external=external)
     if len(found) > 1:
         message = f"{len(found)} datasets; name one: {candidates(path, found)}"
         raise AddressError(message, address=address)
-    return Hdf5Source(path, found[0][0])
+    return Hdf5Source(path, found[0][0], external=external, force=force)
 
 
-def expand(address: str) -> list[str]:
+def left_for_blocks(source: Source, memory: int, itemsize: int = 0) -> int:
+    """What `source`, and a sink of its kind with elements of `itemsize` bytes, leave of `memory`."""
+    hold = getattr(source, "hold", None)  # HDF5 keeps chunks in hand
+    return memory - hold(memory, itemsize) if hold else memory
+
+
+def expand(address: str, *, external: bool = False) -> list[str]:
     """The addresses of all numeric tensors that `address` names. Raises AddressError for none."""
     path, name, kind = _locate(address)
     if kind == "npy":
         return [address]
-    from gncli.tensors.hdf5 import find
+    from gncli.tensors.hdf5_find import find
 
-    return [f"{path}::{dataset}" for dataset, _ in find(path, name)]
+    return [f"{path}::{dataset}" for dataset, _ in find(path, name, external=external)]
 
 
-def choose(address: str, fits: Callable[[tuple[int, ...]], bool]) -> list[str]:
+def choose(
+    address: str,
+    fits: Callable[[tuple[int, ...]], bool],
+    *,
+    of_several: Callable[[str, tuple[int, ...]], bool] = lambda address, shape: True,
+    external: bool = False,
+) -> list[str]:
     """As `expand`; but of an HDF5 file without `::`, the one numeric dataset whose shape `fits`.
 
-    Raises AddressError, with the candidates and their shapes, where none does or several do.
+    Of those that a glob stands for, the ones that `of_several` takes, told address and shape. Raises
+    AddressError, with the candidates and their shapes, where none is left or several fit.
     """
     path, name, kind = _locate(address)
-    if kind == "npy" or name is not None:
-        return expand(address)
-    from gncli.tensors.hdf5 import find
+    if kind == "npy":
+        return [address]
+    from gncli.tensors.hdf5_find import find, is_glob
 
-    found = find(path, None)
-    fitting = [(dataset, shape) for dataset, shape in found if fits(shape)]
-    if len(fitting) == 1:
-        return [f"{path}::{fitting[0][0]}"]
-    if fitting:
-        message = f"{len(fitting)} datasets fit; name one: {candidates(path, fitting)}"
+    found = find(path, name, external=external)
+    if name is None:
+        fitting = [(dataset, shape) for dataset, shape in found if fits(shape)]
+    elif is_glob(path, name):
+        fitting = [(dataset, shape) for dataset, shape in found if of_several(f"{path}::{dataset}", shape)]
     else:
+        fitting = found
+    if name is None and len(fitting) > 1:
+        message = f"{len(fitting)} datasets fit; name one: {candidates(path, fitting)}"
+        raise AddressError(message, address=address)
+    if not fitting:
         message = f"no dataset has a shape that fits; it holds {candidates(path, found)}"
-    raise AddressError(message, address=address)
+        raise AddressError(message, address=address)
+    return [f"{path}::{dataset}" for dataset, _ in fitting]
 
 
 def default_output(address: str) -> str:
@@ -123,14 +153,32 @@ def open_sink(
     `attributes` tell in an HDF5 file what was done. Raises OutputError, UsageError.
     """
     path, name = split(target)
-    kind = SUFFIXES.get(suffix(path)) or _kind_of_input(source)
-    if kind == "hdf5":
-        from gncli.tensors.hdf5_sink import Hdf5Sink
+    if kind_of_output(target, source) == "hdf5":
+        from gncli.tensors.hdf5_sink import sink_alone
 
-        return Hdf5Sink(path, name, source, dtype, force=force, attributes=attributes)
+        return sink_alone(path, name, source, dtype, force=force, attributes=attributes)
     if name is not None:
         raise UsageError(f"an .npy holds one tensor; drop '::{name}'", address=target)
     return NpySink(target, source.shape, dtype, source.fortran, force=force)
+
+
+@contextmanager
+def open_output(
+    target: str, sources: Sequence[tuple[Source, np.dtype[Any]]], *, force: bool
+) -> Iterator[Callable[..., Sink]]:
+    """Gives an `open_sink` for `sources`, datasets of one HDF5 file with the dtypes that they will have.
+
+    All go into one new file at `target`, which stands under its name if the block ends well.
+    """
+    from gncli.tensors.hdf5_sink import joint_output
+
+    with joint_output(target, sources, force=force) as sink:
+        yield sink
+
+
+def kind_of_output(target: str, source: Source) -> str:
+    """npy or hdf5, as the suffix says; else as the input."""
+    return SUFFIXES.get(suffix(split(target)[0])) or _kind_of_input(source)
 
 
 def _locate(address: str) -> tuple[str, str | None, str]:

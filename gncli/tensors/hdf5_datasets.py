@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 
 from gncli.errors import OutputError
-from gncli.tensors.hdf5 import lookup, walk
+from gncli.tensors.hdf5_find import walk
+from gncli.tensors.hdf5_references import mend_references
 
 
 def space_of(shape: tuple[int, ...]) -> Any:
@@ -82,24 +83,31 @@ def replace(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset) -> None:
     for path in [path for path, dataset in walk(file, hard=True) if dataset == old]:
         del file[path]
         file[path] = new
+    mend_references(file, old, new)
 
 
 def make_way(file: h5py.File, name: str, force: bool, address: str) -> None:
     """Unlink what stands at `name`, if that is allowed. Raises OutputError."""
-    parts = name.split("/")
-    for depth in range(2, len(parts)):
-        parent = "/".join(parts[:depth])
-        link = file.get(parent, getlink=True)
-        if link is None:  # made on the way
+    *parents, last = [b"/", *(part.encode("utf-8", "surrogateescape") for part in name.split("/") if part)]
+    at = h5py.h5o.open(file.id, b"/")
+    for depth, part in enumerate(parents[1:], 2):
+        path = "/".join(name.split("/")[:depth])
+        if not at.links.exists(part):  # made on the way
             return
-        if not isinstance(link, h5py.HardLink):  # it may lead into another file
-            raise OutputError(f"{parent} is a link; give the path that it leads to", address=address)
-        if not isinstance(lookup(file, parent), h5py.Group):
-            raise OutputError(f"{parent} is a dataset, not a group; give another path", address=address)
-    link = None if name == "/" else file.get(name, getlink=True)
-    if name == "/" or (isinstance(link, h5py.HardLink) and isinstance(lookup(file, name), h5py.Group)):
+        if at.links.get_info(part).type != h5py.h5l.TYPE_HARD:  # it may lead into another file
+            raise OutputError(f"{path} is a link; give the path that it leads to", address=address)
+        at = h5py.h5o.open(at, part)
+        if not isinstance(at, h5py.h5g.GroupID):
+            raise OutputError(f"{path} is a dataset, not a group; give another path", address=address)
+    if not parents or (at.links.exists(last) and _is_group(at, last)):
         raise OutputError("is a group; give a dataset's path", address=address)
-    if link is not None and not force:
-        raise OutputError("is in the input file already; use --force to overwrite it", address=address)
-    if link is not None:
-        del file[name]
+    if at.links.exists(last):
+        if not force:
+            raise OutputError("is in the input file already; use --force to overwrite it", address=address)
+        at.unlink(last)
+
+
+def _is_group(at: Any, part: bytes) -> bool:
+    if at.links.get_info(part).type != h5py.h5l.TYPE_HARD:
+        return False
+    return isinstance(h5py.h5o.open(at, part), h5py.h5g.GroupID)
