@@ -41,6 +41,14 @@ class Table:
 
         dataset.id.chunk_iter(note)
 
+    def ranges(self) -> list[tuple[int, int]]:
+        """(first byte, byte after the last) of each chunk."""
+        written = self.sizes > 0
+        offsets = self.offsets[written].tolist()
+        return [
+            (start, start + size) for start, size in zip(offsets, self.sizes[written].tolist(), strict=True)
+        ]
+
     def has_plain_edges(self, grid: Grid, pipeline: Pipeline, nbytes: int) -> bool:
         """Whether chunks at the edges may be stored unfiltered: a file can ask for it, h5py can't tell."""
         if not (pipeline.filters and grid.has_partial):

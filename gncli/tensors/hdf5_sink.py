@@ -145,6 +145,8 @@ class Hdf5Sink:
             file[name] = dataset = like(old, self._dtype)
         elif old.dtype.newbyteorder("=") == self._dtype and takes_values(old):
             dataset = old
+            if old.chunks and old.size and not places(old, os.fstat(self._output.descriptor).st_size):
+                _empty(old)
         else:
             dataset = like(old, self._dtype)
             replace(file, old, dataset)
@@ -201,10 +203,12 @@ def _origin(source: Source) -> str | None:
 
 
 def _overwritten(source: Source, dtype: np.dtype[Any]) -> list[tuple[int, int]]:
-    """The ranges of the file that hold the source's values, if new ones of `dtype` can take their places."""
-    if isinstance(source, Hdf5Source) and source.places and source.dtype.newbyteorder("=") == dtype:
+    """The ranges of the file that hold the source's values, if new ones of `dtype` take their places."""
+    if not isinstance(source, Hdf5Source) or source.dtype.newbyteorder("=") != dtype:
+        return []
+    if source.places:
         return source.places.ranges(math.prod(source.shape))
-    return []
+    return source.raw.table.ranges() if source.raw else []
 
 
 def _own_name(source: Source) -> str:
@@ -212,6 +216,13 @@ def _own_name(source: Source) -> str:
         return source.name
     stem = os.path.splitext(os.path.basename(source.address))[0]
     return "/" + (stem.strip("-.") or "tensor")
+
+
+def _empty(dataset: h5py.Dataset) -> None:
+    """Free the space of all chunks: new ones are of other sizes, and would leave gaps one by one."""
+    shape = dataset.shape
+    dataset.id.set_extent((0, *shape[1:]))
+    dataset.id.set_extent(shape)
 
 
 def _describe(dataset: h5py.Dataset, attributes: Mapping[str, object]) -> None:
