@@ -20,8 +20,8 @@ Found = list[tuple[str, tuple[int, ...]]]
 def find(path: str, pattern: str | None, *, external: bool = False) -> Found:
     """Path and shape of the numeric datasets that `pattern` names: a path, a glob, None for all.
 
-    Each once, under its first name. What lies in another file, and may not be read, is named too, with
-    the shape (): whoever opens it is told why not. Raises AddressError where there is none.
+    Each once, under its first name. What is damaged, or lies in another file and may not be read, is named
+    too, with the shape (): whoever opens it is told why not. Raises AddressError where there is none.
     """
     with open_file(path) as file, translated(FormatError, path):
         thing = None if pattern is None else lookup(file, pattern, external=external)
@@ -59,7 +59,7 @@ def walk(
 ) -> Iterator[tuple[str, h5py.Dataset | None]]:
     """Every dataset by every path to it within the file; with `hard`, only those by hard links alone.
 
-    None stands for what a link leads to in another file, unless `external` links may be followed.
+    None stands for what is damaged, or in another file, unless `external` links may be followed.
     """
     links: list[tuple[str, object]] = []
     file.visititems_links(lambda name, link: links.append((f"/{name}", link)))
@@ -68,7 +68,7 @@ def walk(
             continue
         try:
             thing = lookup(file, name, external=external)
-        except ForeignLinkError:
+        except GnError:
             yield name, None
         else:
             if isinstance(thing, h5py.Dataset):

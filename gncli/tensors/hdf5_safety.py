@@ -43,41 +43,44 @@ class ForeignLinkError(AddressError):
 
 
 def lookup(file: h5py.File, name: str, *, external: bool = False) -> Any:
-    """The object at `name`, or None: a link that leads nowhere is nothing.
+    """The object at `name`, or None where there is none, or a link that leads nowhere.
 
     Links are followed one by one: h5py itself would open the other file to see whether it is there.
-    Raises ForeignLinkError unless `external` links may be followed.
+    Raises ForeignLinkError unless `external` links may be followed, FormatError for what is damaged.
     """
+    address = f"{file.filename}::{name}"
+    with translated(FormatError, address):
+        at = _lookup(file, name, address, external)
+        kinds = {h5py.h5g.GroupID: h5py.Group, h5py.h5d.DatasetID: h5py.Dataset}
+        return at and kinds.get(type(at), h5py.Datatype)(at)
+
+
+def _lookup(file: h5py.File, name: str, address: str, external: bool) -> Any:
     at = h5py.h5g.open(file.id, b"/")
     todo = _parts(name.encode("utf-8", "surrogateescape"))
     followed = 0
-    try:
-        while todo:
-            part = todo.pop(0)
-            if not isinstance(at, h5py.h5g.GroupID) or not at.links.exists(part):
-                return None
-            kind = at.links.get_info(part).type
-            if kind == h5py.h5l.TYPE_HARD:
-                at = h5py.h5o.open(at, part)
-                continue
-            followed += 1
-            if followed > MOST_LINKS:
-                return None
-            target = at.links.get_val(part)
-            if kind == h5py.h5l.TYPE_SOFT:
-                todo = _parts(target) + todo
-                if target.startswith(b"/"):
-                    at = h5py.h5g.open(file.id, b"/")
-            elif external:
-                at = h5py.h5o.open(at, part)
-            else:
-                where = os.fsdecode(target[0]) if kind == h5py.h5l.TYPE_EXTERNAL else "a place of its own"
-                message = f"leads into another file, {where!r}; {PERMIT}"
-                raise ForeignLinkError(message, address=f"{file.filename}::{name}")
-    except (KeyError, OSError, RuntimeError, ValueError, TypeError):
-        return None
-    kinds = {h5py.h5g.GroupID: h5py.Group, h5py.h5d.DatasetID: h5py.Dataset}
-    return kinds.get(type(at), h5py.Datatype)(at)
+    while todo:
+        part = todo.pop(0)
+        if not isinstance(at, h5py.h5g.GroupID) or not at.links.exists(part):
+            return None
+        kind = at.links.get_info(part).type
+        if kind == h5py.h5l.TYPE_HARD:
+            at = h5py.h5o.open(at, part)
+            continue
+        followed += 1
+        if followed > MOST_LINKS:
+            return None
+        target = at.links.get_val(part)
+        if kind == h5py.h5l.TYPE_SOFT:
+            todo = _parts(target) + todo
+            if target.startswith(b"/"):
+                at = h5py.h5g.open(file.id, b"/")
+        elif external:
+            at = h5py.h5o.open(at, part)
+        else:
+            where = os.fsdecode(target[0]) if kind == h5py.h5l.TYPE_EXTERNAL else "a place of its own"
+            raise ForeignLinkError(f"leads into another file, {where!r}; {PERMIT}", address=address)
+    return at
 
 
 def _parts(path: bytes) -> list[bytes]:
@@ -139,7 +142,10 @@ def _sources(settings: Any) -> Iterator[_VirtualSource]:
 def _require_source(
     file: h5py.File, source: _VirtualSource, address: str, external: bool, within: list[Any]
 ) -> None:
-    found = lookup(file, source.name, external=external)
+    try:
+        found = lookup(file, source.name, external=external)
+    except ForeignLinkError as error:
+        raise AddressError(error.message, address=address) from None
     if not isinstance(found, h5py.Dataset):
         what = source.name if source.file == "." else f"{source.file}::{source.name}"
         raise AddressError(f"is a virtual dataset of {what!r}, which is missing", address=address)
