@@ -124,12 +124,15 @@ def choose(
     from gncli.tensors.hdf5_find import find, is_glob
 
     found = find(path, name, external=external)
+    fitting = found
     if name is None:
-        fitting = [(dataset, shape) for dataset, shape in found if fits(shape)]
+        fitting = [(dataset, shape) for dataset, shape in found if shape is not None and fits(shape)]
     elif is_glob(path, name):
-        fitting = [(dataset, shape) for dataset, shape in found if of_several(f"{path}::{dataset}", shape)]
-    else:
-        fitting = found
+        fitting = [
+            (dataset, shape)
+            for dataset, shape in found
+            if shape is None or of_several(f"{path}::{dataset}", shape)
+        ]
     if name is None and len(fitting) > 1:
         message = f"{len(fitting)} datasets fit; name one: {candidates(path, fitting)}"
         raise AddressError(message, address=address)

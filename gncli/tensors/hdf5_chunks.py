@@ -31,13 +31,15 @@ class Table:
     def __init__(self, dataset: h5py.Dataset, grid: Grid) -> None:
         self.offsets, self.sizes = np.zeros(grid.counts, np.int64), np.zeros(grid.counts, np.int64)
         self.masks = np.zeros(grid.counts, np.uint32)
+        self.sound = True
 
         def note(chunk: Any) -> None:
-            index = tuple(
-                start // length for start, length in zip(chunk.chunk_offset, grid.chunks, strict=True)
-            )
-            self.offsets[index], self.sizes[index] = chunk.byte_offset, chunk.size
-            self.masks[index] = chunk.filter_mask
+            number = grid.number(chunk.chunk_offset)
+            if number is None or chunk.byte_offset + chunk.size > 1 << 60:
+                self.sound = False
+            else:
+                self.offsets[number], self.sizes[number] = chunk.byte_offset, chunk.size
+                self.masks[number] = chunk.filter_mask
 
         dataset.id.chunk_iter(note)
 
@@ -89,7 +91,7 @@ def raw(dataset: h5py.Dataset, *, new: bool = False) -> Raw | None:
     if user_block(dataset.file) or settings.fill_value_defined() == h5py.h5d.FILL_VALUE_UNDEFINED:
         return None
     table = Table(dataset, grid)
-    if not new and table.has_plain_edges(grid, pipeline, nbytes):
+    if not table.sound or (not new and table.has_plain_edges(grid, pipeline, nbytes)):
         return None
     return Raw(grid, pipeline, table, dataset.dtype, dataset.fillvalue)
 

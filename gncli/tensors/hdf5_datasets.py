@@ -11,6 +11,9 @@ from gncli.errors import OutputError
 from gncli.tensors.hdf5_find import walk
 from gncli.tensors.hdf5_references import mend_references
 
+# Of netCDF, which opens no variable where these have another type than its values.
+SAME_TYPE = ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
+
 
 def space_of(shape: tuple[int, ...]) -> Any:
     return h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
@@ -68,11 +71,18 @@ def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str) -> None:
     # At the low level, where its type stays as it is: fixed strings, enumerations, references.
     name = key.encode("utf-8", "surrogateescape")
     attribute = h5py.h5a.open(old.id, name)
-    copy = h5py.h5a.create(new.id, name, attribute.get_type(), attribute.get_space())
+    kind = attribute.get_type()
+    if key in SAME_TYPE and attribute.dtype == old.dtype:
+        kind = new.id.get_type()
+    copy = h5py.h5a.create(new.id, name, kind, attribute.get_space())
     if attribute.get_space().get_simple_extent_type() != h5py.h5s.NULL:
-        value = np.empty(attribute.shape, attribute.dtype)
-        attribute.read(value)
-        copy.write(value)
+        if attribute.dtype.hasobject or kind != attribute.get_type():
+            value, of = np.empty(attribute.shape, attribute.dtype), None
+        else:  # as bytes: numpy knows no string that need not end in NUL, but has room for it
+            of = attribute.get_type()
+            value = np.empty(attribute.shape, f"V{of.get_size()}")
+        attribute.read(value, of)
+        copy.write(value, of)
 
 
 def replace(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset) -> None:
@@ -81,9 +91,23 @@ def replace(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset) -> None:
         for scale in dim.values():
             dim.detach_scale(scale)
     for path in [path for path, dataset in walk(file, hard=True) if dataset == old]:
-        del file[path]
-        file[path] = new
+        _relink(file, path, new)
     mend_references(file, old, new)
+
+
+def _relink(file: h5py.File, path: str, new: h5py.Dataset) -> None:
+    """Make the link at `path` lead to `new`, at its place in the group's order of creation."""
+    parent, _, last = path.encode("utf-8", "surrogateescape").rpartition(b"/")
+    group = h5py.h5o.open(file.id, parent or b"/")
+    after: list[bytes] = []
+    if group.get_create_plist().get_link_creation_order() & h5py.h5p.CRT_ORDER_TRACKED:
+        group.links.iterate(after.append, idx_type=h5py.h5.INDEX_CRT_ORDER)
+        after = after[after.index(last) + 1 :]
+    group.unlink(last)
+    h5py.h5o.link(new.id, group, last)
+    for name in after:  # one by one to the end
+        group.links.move(name, group, b".gn-moving")
+        group.links.move(b".gn-moving", group, name)
 
 
 def make_way(file: h5py.File, name: str, force: bool, address: str) -> None:

@@ -8,13 +8,16 @@ from contextlib import contextmanager
 
 from gncli.errors import GnError
 
+# SystemError: h5py's own, where Python's is raised within a callback of HDF5.
+H5PY_ERRORS = (OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, SystemError)
+
 
 @contextmanager
 def translated(kind: type[GnError], address: str, what: str = "cannot be read") -> Iterator[None]:
     """What h5py raises within, as a `kind` on one line."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+    except H5PY_ERRORS as error:
         raise kind(f"{what}: {h5py_reason(error)}", address=address) from None
 
 

@@ -12,16 +12,16 @@ import numpy as np
 from gncli.errors import AddressError, FormatError, GnError
 from gncli.tensors.address import LISTED, candidates, near, pasted, require_numeric
 from gncli.tensors.hdf5_errors import h5py_reason, translated
-from gncli.tensors.hdf5_safety import ForeignLinkError, lookup, open_file, require_own
+from gncli.tensors.hdf5_safety import ForeignLinkError, is_sound, lookup, open_file, require_own
 
-Found = list[tuple[str, tuple[int, ...]]]
+Found = list[tuple[str, tuple[int, ...] | None]]
 
 
 def find(path: str, pattern: str | None, *, external: bool = False) -> Found:
     """Path and shape of the numeric datasets that `pattern` names: a path, a glob, None for all.
 
     Each once, under its first name. What is damaged, or lies in another file and may not be read, is named
-    too, with the shape (): whoever opens it is told why not. Raises AddressError where there is none.
+    too, without its shape: whoever opens it is told why not. Raises AddressError where there is none.
     """
     with open_file(path) as file, translated(FormatError, path):
         thing = None if pattern is None else lookup(file, pattern, external=external)
@@ -34,7 +34,7 @@ def find(path: str, pattern: str | None, *, external: bool = False) -> Found:
             if (pattern is None or _matches(name, pattern)) and (dataset is None or dataset not in seen):
                 seen.add(dataset)
                 if dataset is None:
-                    found.append((name, ()))
+                    found.append((name, None))
                 elif is_numeric(dataset):
                     found.append((name, _shape(dataset, external)))
         if not found:
@@ -91,6 +91,8 @@ def numeric_dtype(dataset: h5py.Dataset, address: str) -> np.dtype[Any]:
     if dtype.kind in "iu" and h5py.check_enum_dtype(dtype) is not None:
         raise FormatError("holds an enumeration; save its values as integers", address=address)
     require_numeric(dtype, address)
+    if not is_sound(dataset.id.get_type()):
+        raise FormatError("has a type whose bits lie outside its bytes; the file is damaged", address=address)
     return dtype
 
 
@@ -102,16 +104,16 @@ def is_numeric(dataset: h5py.Dataset) -> bool:
     return True
 
 
-def _shape(dataset: h5py.Dataset, external: bool) -> tuple[int, ...]:
+def _shape(dataset: h5py.Dataset, external: bool) -> tuple[int, ...] | None:
     try:
         require_own(dataset, "", external=external)
     except GnError:
-        return ()
+        return None
     shape: tuple[int, ...] = dataset.shape
     return shape
 
 
-def _shape_at(path: str, name: str, thing: Any, external: bool) -> tuple[int, ...]:
+def _shape_at(path: str, name: str, thing: Any, external: bool) -> tuple[int, ...] | None:
     address = f"{path}::{name}"
     if isinstance(thing, h5py.Dataset):
         numeric_dtype(thing, address)

@@ -61,6 +61,11 @@ class Grid:
         ahead = zip(self.counts[axis + 1 :], self.chunks[axis + 1 :], strict=True)
         return math.prod(self.chunks[: axis + 1]) * math.prod(count * chunk for count, chunk in ahead)
 
+    def number(self, start: Place) -> Place | None:
+        """Which chunk begins at `start`; None where the file says nonsense."""
+        found = tuple(begin // chunk for begin, chunk in zip(start, self.chunks, strict=True))
+        return found if all(n < count for n, count in zip(found, self.counts, strict=True)) else None
+
     @property
     def has_partial(self) -> bool:
         return any(length % chunk for length, chunk in zip(self.shape, self.chunks, strict=True))

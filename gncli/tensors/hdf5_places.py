@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gncli.errors import FormatError
 from gncli.layout import Run
 from gncli.tensors.address import reason
+from gncli.tensors.hdf5_grid import Grid
 
 POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")
 _SHORTEST = 1 << 14  # bytes of a chunk: many calls for little are slower than HDF5
@@ -93,17 +94,18 @@ def _of_chunks(dataset: h5py.Dataset, size: int) -> Places | None:
     unit = chunks[axis] * behind
     if chunks[axis + 1 :] != shape[axis + 1 :] or unit * dataset.dtype.itemsize < _SHORTEST:
         return None
-    grid = [-(-length // chunk) for length, chunk in zip(shape, chunks, strict=True)]
+    grid = Grid(shape, chunks)
+    count = math.prod(grid.counts)
     # Chunks' addresses do not count a user block, or do: that depends on the version.
-    if user_block(dataset.file) or dataset.id.get_num_chunks() != math.prod(grid):
+    if user_block(dataset.file) or dataset.id.get_num_chunks() != count:
         return None
-    offsets = np.zeros(math.prod(grid), np.int64)
+    offsets = np.zeros(count, np.int64)
     nbytes = unit * dataset.dtype.itemsize
 
     def note(chunk: Any) -> None:
-        index = [start // length for start, length in zip(chunk.chunk_offset, chunks, strict=True)]
-        if 0 < chunk.byte_offset <= size - nbytes and chunk.size == nbytes:
-            offsets[np.ravel_multi_index(index, grid)] = chunk.byte_offset
+        number = grid.number(chunk.chunk_offset)
+        if number and 0 < chunk.byte_offset <= size - nbytes and chunk.size == nbytes:
+            offsets[np.ravel_multi_index(number, grid.counts)] = chunk.byte_offset
 
     dataset.id.chunk_iter(note)
     return Places(dataset.dtype.itemsize, shape[axis] * behind, unit, offsets) if offsets.all() else None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import h5py
 
 from gncli.errors import AddressError, FormatError
-from gncli.tensors.hdf5_errors import h5py_reason, translated
+from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 
 MOST_LINKS = 16  # soft links on the way to one object; HDF5's own limit
 # Deflate makes at most 1032 bytes of one; what is said to be more than this and a gigabyte is not there.
@@ -30,12 +30,22 @@ def open_file(path: str) -> h5py.File:
     except BlockingIOError:
         message = f"is open for writing elsewhere; close it there first, {unlocked}"
         raise AddressError(message, address=path) from None
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except H5PY_ERRORS as error:
         reason = h5py_reason(error)
         if "unable to lock file" in str(error):
             message = f"cannot be locked: {reason}; copy it to another disk, {unlocked}"
             raise AddressError(message, address=path) from None
         raise FormatError(f"cannot be opened as HDF5: {reason}", address=path) from None
+
+
+def is_sound(kind: Any) -> bool:
+    """Whether a number's bits are all within it: HDF5 converts others too, and crashes."""
+    bits = kind.get_precision()
+    fields = [(kind.get_offset(), bits, 8 * kind.get_size())]
+    if isinstance(kind, h5py.h5t.TypeFloatID):
+        sign, exponent, exponent_size, mantissa, mantissa_size = kind.get_fields()
+        fields += [(sign, 1, bits), (exponent, exponent_size, bits), (mantissa, mantissa_size, bits)]
+    return all(start + length <= room for start, length, room in fields)
 
 
 class ForeignLinkError(AddressError):
