@@ -360,7 +360,7 @@ def test_large_contiguous_datasets_are_done_by_processes(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
-@pytest.mark.parametrize("length", [0, 1, 7, 8, 4096, 4099])
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 4096, 4099, 300_001])
 def test_shuffle(size: int, length: int) -> None:
     data = np.random.default_rng(0).integers(0, 256, length, np.uint8)
     count = length // size

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli.layout import Run
-from gncli.tensors.hdf5_filters import Pipeline, UndecodableError
+from gncli.tensors.hdf5_filters import Pipeline, UndecodableError, scratch
 from gncli.tensors.hdf5_grid import Grid, Piece, Place
 from gncli.tensors.hdf5_places import is_plain, read_at, user_block
 
@@ -130,21 +130,21 @@ class ChunkReader:
                 self._kept.move_to_end(piece.number)
         if first:
             try:
-                chunk.set_result(self._decoded(piece))
+                chunk.set_result(self._decoded(piece).copy())
             except BaseException as error:
                 chunk.set_exception(error)
                 raise
         return chunk.result()
 
     def _decoded(self, piece: Piece) -> NDArray[Any]:
-        """The chunk, whole or as far as it is within the shape."""
+        """The chunk, whole or as far as it is within the shape; perhaps in the thread's scratch."""
         offset, size = int(self._raw.table.offsets[piece.number]), int(self._raw.table.sizes[piece.number])
         if size == 0:
             return np.full(self._grid.chunks, self._raw.fill, self._raw.dtype)
         try:
             if size > 2 * self._raw.nbytes + 4096:
                 raise UndecodableError
-            stored = np.empty(size, np.uint8)
+            stored = scratch("stored", size)
             read_at(self._descriptor, stored, offset, self._address)
             mask = int(self._raw.table.masks[piece.number])
             data = self._raw.pipeline.decode(stored, mask, self._raw.nbytes)
@@ -243,5 +243,5 @@ class ChunkWriter:
 
     def _encode(self, chunk: NDArray[Any]) -> bytes | NDArray[np.uint8]:
         encoded = self._raw.pipeline.encode(chunk.reshape(-1).view(np.uint8))
-        # Without filters it is the values themselves, in a buffer that is used again.
+        # What is no bytes is the values themselves, or scratch: both are used again.
         return encoded if isinstance(encoded, bytes) else encoded.copy()

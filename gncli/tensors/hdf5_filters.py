@@ -6,6 +6,7 @@ https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t4.html
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,11 +37,28 @@ WORD: dict[int, Any] = {
     4: np.dtype("<u4"),
     8: np.dtype("<u8"),
 }  # as shuffle takes elements apart
+_STRIP = 1 << 15  # elements that stay in the caches while they are taken apart
 BUILT_IN = {4: "szip"}  # of HDF5 itself, but not in every build of it
 REGISTERED = {  # https://github.com/HDFGroup/hdf5_plugins; what hdf5plugin brings
     307: "bzip2", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp",
     32015: "zstd", 32017: "sz", 32019: "fcidecomp", 32024: "sz3", 32026: "blosc2", 32028: "sperr",
 }  # fmt: skip
+
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.held: dict[str, Bytes] = {}
+
+
+_SCRATCH = _Scratch()
+
+
+def scratch(name: str, size: int) -> Bytes:
+    """Bytes of the calling thread, until it asks for that name again: fresh memory costs more to touch."""
+    held = _SCRATCH.held.get(name)
+    if held is None or len(held) < size:
+        held = _SCRATCH.held[name] = np.empty(size, np.uint8)
+    return held[:size]
 
 
 class UndecodableError(Exception):
@@ -68,7 +86,7 @@ class Pipeline:
         return cls(tuple(filters))
 
     def encode(self, data: Bytes) -> Bytes | bytes:
-        """A chunk's bytes as they are stored."""
+        """A chunk's bytes as they are stored; perhaps `data` itself, perhaps the thread's scratch."""
         stored: Bytes | bytes = data
         for code, values in self.filters:
             stored = _ENCODE[code](stored, values)
@@ -77,7 +95,7 @@ class Pipeline:
     def decode(self, stored: Bytes, mask: int, size: int) -> Bytes:
         """The chunk of `size` bytes, from what is stored; filters whose bit is in `mask` were left out.
 
-        Raises UndecodableError.
+        Perhaps in the thread's scratch. Raises UndecodableError.
         """
         data: Bytes | bytes = stored
         room = size + 4 * len(self.filters)  # a checksum is four bytes
@@ -110,31 +128,34 @@ def require_filters(dataset: h5py.Dataset, address: str) -> None:
 
 
 def shuffled(data: Bytes | bytes, size: int) -> Bytes:
-    """The first bytes of all elements, then the second ones, and so on."""
-    if size == 1:
-        return np.frombuffer(data, np.uint8)
-    count, rest = divmod(len(data), size)
-    out = np.empty(len(data), np.uint8)
-    words = np.frombuffer(data, WORD[size], count)
+    """The first bytes of all elements, then the second ones, and so on. In the thread's scratch."""
+    count = len(data) // size if size > 1 else 0
+    out = scratch("shuffled", len(data))
     planes = out[: count * size].reshape(size, count)
-    for place in range(size):
-        np.copyto(planes[place], words >> (8 * place), casting="unsafe")
-    out[count * size :] = np.frombuffer(data, np.uint8)[len(data) - rest :]
+    words = np.frombuffer(data, WORD.get(size, np.uint8), count)
+    for start in range(0, count, _STRIP):
+        strip = words[start : start + _STRIP]
+        moved = np.empty_like(strip)
+        for place in range(size):
+            np.right_shift(strip, 8 * place, out=moved)
+            planes[place, start : start + _STRIP] = moved  # its low bytes
+    out[count * size :] = np.frombuffer(data, np.uint8)[count * size :]
     return out
 
 
 def unshuffled(data: Bytes | bytes, size: int) -> Bytes:
-    if size == 1:
-        return np.frombuffer(data, np.uint8)
-    count, rest = divmod(len(data), size)
-    out = np.empty(len(data), np.uint8)
+    """The reverse. In the thread's scratch."""
+    count = len(data) // size if size > 1 else 0
+    out = scratch("unshuffled", len(data))
     planes = np.frombuffer(data, np.uint8, count * size).reshape(size, count)
-    words = out[: count * size].view(WORD[size])
-    words[...] = planes[-1]
-    for place in reversed(range(size - 1)):
-        np.left_shift(words, 8, out=words)
-        np.bitwise_or(words, planes[place], out=words)
-    out[count * size :] = np.frombuffer(data, np.uint8)[len(data) - rest :]
+    words = out[: count * size].view(WORD.get(size, np.uint8))
+    for start in range(0, count, _STRIP):
+        strip = words[start : start + _STRIP]
+        strip[...] = planes[-1, start : start + _STRIP]
+        for plane in planes[-2::-1, start : start + _STRIP]:
+            np.left_shift(strip, 8, out=strip)
+            np.bitwise_or(strip, plane, out=strip)
+    out[count * size :] = np.frombuffer(data, np.uint8)[count * size :]
     return out
 
 
