@@ -38,6 +38,7 @@ WORD: dict[int, Any] = {
     8: np.dtype("<u8"),
 }  # as shuffle takes elements apart
 _STRIP = 1 << 15  # elements that stay in the caches while they are taken apart
+_SLICE = 1 << 16  # bytes that are inflated at once: what they become is small enough to be warm memory
 BUILT_IN = {4: "szip"}  # of HDF5 itself, but not in every build of it
 REGISTERED = {  # https://github.com/HDFGroup/hdf5_plugins; what hdf5plugin brings
     307: "bzip2", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp",
@@ -166,15 +167,23 @@ def deflated(data: Bytes | bytes, level: int) -> bytes:
     return done
 
 
-def inflated(data: Bytes | bytes, room: int) -> bytes:
+def inflated(data: Bytes | bytes, room: int) -> Bytes:
+    """At most `room` bytes, whatever the stream would make of itself. In the thread's scratch."""
+    out = scratch("inflated", room)
     stream = LIBRARY.decompressobj()
+    done = 0
     try:
-        out: bytes = stream.decompress(data, room + 1)
+        for start in range(0, len(data), _SLICE):
+            part = stream.decompress(data[start : start + _SLICE], room - done + 1)
+            if stream.unconsumed_tail or done + len(part) > room:
+                raise UndecodableError
+            out[done : done + len(part)] = np.frombuffer(part, np.uint8)
+            done += len(part)
     except LIBRARY.error:
         raise UndecodableError from None
-    if not stream.eof or len(out) > room:
+    if not stream.eof:
         raise UndecodableError
-    return out
+    return out[:done]
 
 
 def fletcher32(data: Bytes | bytes) -> bytes:
