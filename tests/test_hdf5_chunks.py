@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import random
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,8 +53,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks_room, "_SMALLEST", 1)
 
 
-def make(x: Array, path: str = "f.h5", **how: Any) -> None:
-    with h5py.File(path, "w") as file:
+def make(x: Array, path: str = "f.h5", libver: Any = None, **how: Any) -> None:
+    with h5py.File(path, "w", libver=libver) as file:
         file.create_dataset("x", data=x, **how)
 
 
@@ -71,28 +73,27 @@ def read(source: Hdf5Source, step: int) -> Array:
 
 def rewrite(x: Array, step: int = 10_000, dtype: Any = None, share: int | None = None, seed: int = 0) -> Way:
     """f.h5 to out.h5 with the values of `x`, packed out of order and written in order."""
-    source = Hdf5Source("f.h5", "/x")
-    if share is not None:
-        source.sink_share = share
     native = np.dtype(dtype or x.dtype).newbyteorder("=")
-    sink = sink_alone("out.h5", None, source, native, force=True, attributes={})
-    try:
-        flat = x.reshape(-1).astype(native)
-        runs = [[(start, min(step, x.size - start))] for start in range(0, x.size, step)]
-        if sink.positioned:
-            for run in runs:
-                sink.write(run, flat[run[0][0] :][: run[0][1]].copy())
-        else:
-            order = list(range(len(runs)))
-            random.Random(seed).shuffle(order)
-            packed = {i: sink.pack(runs[i], flat[runs[i][0][0] :][: runs[i][0][1]]) for i in order}
-            for i, run in enumerate(runs):
-                sink.write(run, packed[i])
-        used: Way = "in place" if sink.positioned else "raw" if sink._chunks else "library"
-        sink.commit()
-    finally:
-        sink.discard()
-        source.close()
+    with closing(Hdf5Source("f.h5", "/x")) as source:
+        if share is not None:
+            source.sink_share = share
+        sink = sink_alone("out.h5", None, source, native, force=True, attributes={})
+        try:
+            flat = x.reshape(-1).astype(native)
+            runs = [[(start, min(step, x.size - start))] for start in range(0, x.size, step)]
+            if sink.positioned:
+                for run in runs:
+                    sink.write(run, flat[run[0][0] :][: run[0][1]].copy())
+            else:
+                order = list(range(len(runs)))
+                random.Random(seed).shuffle(order)
+                packed = {i: sink.pack(runs[i], flat[runs[i][0][0] :][: runs[i][0][1]]) for i in order}
+                for i, run in enumerate(runs):
+                    sink.write(run, packed[i])
+            used: Way = "in place" if sink.positioned else "raw" if sink._chunks else "library"
+            sink.commit()
+        finally:
+            sink.discard()
     return used
 
 
@@ -142,6 +143,30 @@ def test_each_way_reads_and_writes_what_h5py_does(how: dict[str, Any], expected:
         np.testing.assert_array_equal(stored(), y, strict=True)
 
 
+@pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize(
+    "maxshape",
+    [None, (None, 8, 24, 25), (None, 8, None, 25), "one chunk"],
+    ids=["fixed array or none", "extensible array", "B-tree 2", "single chunk"],
+)
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_every_index_of_chunks(libver: str, maxshape: Any, filtered: bool) -> None:
+    """HDF5 notes in five ways where chunks are, according to what may grow."""
+    how: dict[str, Any] = {"chunks": (2, 8, 24, 25), "maxshape": maxshape, **(GZIP if filtered else {})}
+    if maxshape == "one chunk":
+        how |= {"chunks": X.shape, "maxshape": None}
+    make(X, libver=libver, **how)
+    source = Hdf5Source("f.h5", "/x")
+    assert way(source) == ("raw" if filtered else "in place")
+    np.testing.assert_array_equal(read(source, 7001), X)
+    source.close()
+    assert rewrite(-X, 7001) == ("raw" if filtered else "in place")
+    np.testing.assert_array_equal(stored(), -X)
+    with h5py.File("out.h5", "r+") as file:
+        assert file["x"].id.get_num_chunks() == math.prod(Grid(X.shape, how["chunks"]).counts)
+        file["x"][1:4] = 5  # and it is one that HDF5 goes on with
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_whatever_the_chunks(tiny: None, data: st.DataObject) -> None:
@@ -152,16 +177,15 @@ def test_whatever_the_chunks(tiny: None, data: st.DataObject) -> None:
     how["fletcher32"] = data.draw(st.booleans())
     dtype = data.draw(st.sampled_from(["u1", "f2", ">i2", "f4", "f8"]))
     x = np.arange(math.prod(shape)).reshape(shape).astype(dtype)
-    with h5py.File("f.h5", "w") as file:
+    how["maxshape"] = tuple(data.draw(st.sampled_from([None, length])) for length in shape)
+    with h5py.File("f.h5", "w", libver=data.draw(st.sampled_from(["earliest", "latest"]))) as file:
         dataset = file.create_dataset("x", shape, dtype, fillvalue=7, **how)
         start = [data.draw(st.integers(0, length)) for length in shape]
         dataset[tuple(slice(a, None) for a in start)] = x[tuple(slice(a, None) for a in start)]
         truth = dataset[()]
-    source = Hdf5Source("f.h5", "/x")
-    source.hold(0)
     step = data.draw(st.integers(1, x.size + 1))
-    np.testing.assert_array_equal(read(source, step), truth, strict=True)
-    source.close()
+    with closing(Hdf5Source("f.h5", "/x")) as source:
+        np.testing.assert_array_equal(read(source, step), truth, strict=True)
     share, seed = data.draw(st.sampled_from([0, 100, 10**6])), data.draw(st.integers(0, 99))
     rewrite(x, data.draw(st.integers(1, x.size + 1)), share=share, seed=seed)
     np.testing.assert_array_equal(stored(), x, strict=True)
@@ -350,13 +374,23 @@ def test_the_output_takes_hardly_more_space() -> None:
 def test_large_contiguous_datasets_are_done_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place, as .npy: what a forked worker writes is in the file."""
     monkeypatch.setattr("gncli.executors._WORTH_FORKING", 1)
+    forked: list[int] = []
+    fork = os.fork
+
+    def counted() -> int:
+        forked.append(1)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", counted)
     x = normal(6, 8, 40, 41)
     make(x)
     np.save("x.npy", x)
     normalize_file("x.npy", "y.npy", Settings(groups=4))
+    forked.clear()
     record = normalize_file("f.h5", "out.h5", Settings(groups=4, jobs=2)).record
     np.testing.assert_array_equal(stored(), np.load("y.npy"))
     assert record["after"]
+    assert forked
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
