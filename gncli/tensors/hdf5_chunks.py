@@ -156,7 +156,7 @@ class ChunkReader:
 class Packed(NamedTuple):
     """Of a block: chunks to be written whole, in order, and pieces for which there was no room."""
 
-    chunks: list[tuple[Place, bytes | NDArray[np.uint8] | None]]  # by their start; None: put together here
+    chunks: list[tuple[Place, bytes | None]]  # by their start; None: put together here
     pieces: list[tuple[Place, NDArray[Any]]]
 
 
@@ -179,7 +179,7 @@ class ChunkWriter:
         self._lock = threading.Lock()
         self._open: dict[Place, list[Any]] = {}  # start: [the chunk, elements that are missing]
         self._refused: set[Place] = set()
-        self._whole: dict[Place, bytes | NDArray[np.uint8]] = {}
+        self._whole: dict[Place, bytes] = {}
 
     def pack(self, runs: Sequence[Run], values: NDArray[Any]) -> Packed:
         """What `write` takes of the runs' values. From any thread."""
@@ -241,7 +241,6 @@ class ChunkWriter:
     def _blank(self) -> NDArray[Any]:
         return np.full(self._grid.chunks, self._raw.fill, self._raw.dtype)
 
-    def _encode(self, chunk: NDArray[Any]) -> bytes | NDArray[np.uint8]:
-        encoded = self._raw.pipeline.encode(chunk.reshape(-1).view(np.uint8))
-        # What is no bytes is the values themselves, or scratch: both are used again.
-        return encoded if isinstance(encoded, bytes) else encoded.copy()
+    def _encode(self, chunk: NDArray[Any]) -> bytes:
+        # What is no bytes yet is the values themselves, or scratch: both are used again.
+        return bytes(self._raw.pipeline.encode(chunk.reshape(-1).view(np.uint8)))
