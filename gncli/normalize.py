@@ -107,13 +107,9 @@ def normalize_file(
         target = output or default_output(address)
         word, groups, norm, dtype = _request(source, settings)
         done = _describe_request(settings, word, groups)
-        cut = plan(
-            norm.geometry,
-            source.dtype.itemsize,
-            dtype.itemsize,
-            left_for_blocks(source, settings.memory, dtype.itemsize),
-            settings.jobs or usable_cores(),
-        )
+        cores = settings.jobs or usable_cores()
+        memory, jobs = left_for_blocks(source, settings.memory, cores, dtype.itemsize)
+        cut = plan(norm.geometry, source.dtype.itemsize, dtype.itemsize, memory, jobs)
         attributes = {"gn_command": command, "gn_version": __version__, **done}
         sink = (
             NullSink(target) if dry_run else opener(target, source, dtype, force=force, attributes=attributes)

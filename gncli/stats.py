@@ -47,8 +47,8 @@ def stats_file(
             view = parts.view(source)
         else:
             view = flat_geometry(prod(source.shape))
-        blocks = left_for_blocks(source, memory)
-        cut = plan(view, source.dtype.itemsize, 0, blocks, jobs or usable_cores())
+        blocks, jobs = left_for_blocks(source, memory, jobs or usable_cores())
+        cut = plan(view, source.dtype.itemsize, 0, blocks, jobs)
         size = view.size * source.dtype.itemsize
         with (
             workers(cut.jobs, size, forkable=source.forkable) as executor,

@@ -294,7 +294,7 @@ def test_threads_share_what_they_inflate(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(Pipeline, "decode", counted)
     source = Hdf5Source("f.h5", "/x")
-    source.hold(64 << 20)
+    source.hold(64 << 20, 8)
     flat = X.reshape(-1)
     with ThreadPoolExecutor(8) as executor:
         starts = range(0, X.size, 600)
@@ -352,6 +352,18 @@ def test_the_budget_and_the_chunks_do_not_change_the_numbers(
     np.testing.assert_array_equal(stored(), np.load("y.npy"))
     with h5py.File("out.h5") as file:
         assert (file["x"].chunks, file["x"].compression, file["x"].shuffle) == (cut, "gzip", True)
+
+
+def test_what_chunks_leave_of_the_budget() -> None:
+    """A million bytes a chunk, and bands of one."""
+    make(np.zeros((4, 250, 1000), "f4"), chunks=(1, 250, 1000), compression="gzip")
+    with closing(Hdf5Source("f.h5", "/x")) as source:
+        assert source.hold(64_000_000, 64, 4) == (64_000_000 - 2 * (13_000_000 - (1 << 20)), 12)
+        assert source.hold(64_000_000, 2) == (64_000_000 - (3_000_000 - (1 << 20)), 2)
+        assert source.hold(8_000_000, 64, 4) == (8_000_000 - 2 * (2_000_000 - (1 << 20)), 1)
+        assert source.hold(1 << 20, 2, 4) == (1 << 20, 1)
+        with pytest.raises(BudgetError, match="2000000 bytes, and --memory 7000000 is too little"):
+            source.hold(7_000_000, 2, 8)
 
 
 @pytest.mark.usefixtures("library")

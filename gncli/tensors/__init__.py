@@ -90,10 +90,12 @@ def open_source(address: str, *, external: bool = False, force: bool = False) ->
     return Hdf5Source(path, found[0][0], external=external, force=force)
 
 
-def left_for_blocks(source: Source, memory: int, itemsize: int = 0) -> int:
-    """What `source`, and a sink of its kind with elements of `itemsize` bytes, leave of `memory`."""
-    hold = getattr(source, "hold", None)  # HDF5 keeps chunks in hand
-    return memory - hold(memory, itemsize) if hold else memory
+def left_for_blocks(source: Source, memory: int, jobs: int, itemsize: int = 0) -> tuple[int, int]:
+    """What `source`, and a sink of its kind of elements of `itemsize` bytes, leave of `memory` and `jobs`."""
+    if not hasattr(source, "hold"):  # HDF5 keeps chunks in hand
+        return memory, jobs
+    left: tuple[int, int] = source.hold(memory, jobs, itemsize)
+    return left
 
 
 def expand(address: str, *, external: bool = False) -> list[str]:

@@ -66,37 +66,44 @@ class Hdf5Source:
         self._chunks = None
         if self.raw and not self.places:
             self._chunks = ChunkReader(self.raw, self._descriptor, self.address, self._box)
-        self.hold(0)
+        self.sink_share = LEAST
 
     @property
     def forkable(self) -> bool:
         """Not where HDF5 is asked, and not where threads share chunks."""
         return self.places is not None
 
-    def hold(self, memory: int, itemsize: int = 0) -> int:
-        """Of `memory` bytes, how many go to chunks that are in hand, of the source and of such a sink.
+    def hold(self, memory: int, jobs: int, itemsize: int = 0) -> tuple[int, int]:
+        """What chunks in hand, of the source and of such a sink, leave of `memory` bytes, and of `jobs`.
 
         `itemsize`: of the sink, or 0 where there is none. Raises BudgetError.
         """
         self.sink_share = LEAST
         if self.dataset.chunks is None or (self.places and itemsize in (0, self.dtype.itemsize)):
-            return 0
+            return memory, jobs
         grid = Grid(self.shape, self.dataset.chunks)
         share = max(LEAST, memory // 4)
         largest = grid.size * max(itemsize, self.dtype.itemsize)
-        if memory and largest > share:
+        if largest > share:
             message = f"a chunk takes {largest} bytes, and --memory {memory} is too little for it"
             raise BudgetError(f"{message}; use --memory {4 * largest}", address=self.address)
-        wanted = grid.size + 2 * grid.band
-        held = min(share, wanted * self.dtype.itemsize)
         if self._chunks:
-            self._chunks.most = held
+            # Blocks that lie side by side share a band of chunks at each end. And what it takes to decode
+            # and to encode comes on top, as blocks' scratch does: five chunks for each job.
+            widest = grid.band * max(itemsize, self.dtype.itemsize)
+            jobs = max(1, min(jobs, share // widest - 1, memory // (5 * largest)))
+        wanted = [max(grid.size, (jobs + 1) * grid.band) * size for size in (self.dtype.itemsize, itemsize)]
+        held, self.sink_share = (min(share, nbytes) for nbytes in wanted)
+        self._keep(held, grid.size * self.dtype.itemsize)
+        return memory - max(0, held - LEAST) - max(0, self.sink_share - LEAST), jobs
+
+    def _keep(self, nbytes: int, chunk_bytes: int) -> None:
+        if self._chunks:
+            self._chunks.most = nbytes
         elif not self.places:
-            file, name, chunk_bytes = self.dataset.file, self.dataset.name, grid.size * self.dtype.itemsize
+            file, name = self.dataset.file, self.dataset.name
             del self.dataset  # an object that is open already would keep its first cache
-            self.dataset = open_dataset(file, name, held, chunk_bytes)
-        self.sink_share = min(share, wanted * itemsize)
-        return max(0, held - LEAST) + max(0, self.sink_share - LEAST)
+            self.dataset = open_dataset(file, name, nbytes, chunk_bytes)
 
     def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         """The runs' elements, one after another, in the front of `buffer`. From any thread."""

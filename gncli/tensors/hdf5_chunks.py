@@ -214,7 +214,7 @@ class ChunkWriter:
         with self._lock:
             chunk = self._open.get(piece.start)
             if chunk is None and piece.start not in self._refused:
-                if len(self._open) + len(self._whole) < self._room:
+                if len(self._open) < self._room:
                     chunk = self._open[piece.start] = [self._blank(), math.prod(piece.valid)]
                 else:
                     self._refused.add(piece.start)
