@@ -311,25 +311,29 @@ def test_threads_share_what_they_inflate(monkeypatch: pytest.MonkeyPatch) -> Non
     "cut", [(1, 64, 40, 40), (3, 64, 40, 40), (8, 8, 40, 40), (2, 64, 13, 40), (16, 64, 10, 40)]
 )
 @pytest.mark.parametrize("command", ["stats", "normalize"])
-def test_no_chunk_is_inflated_twice_in_a_pass(
+def test_no_chunk_is_inflated_or_deflated_twice_in_a_pass(
     cut: tuple[int, ...], command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = normal(24, 64, 40, 40)
     make(x, chunks=cut, compression="gzip", compression_opts=1)
-    decoded: list[int] = []
-    decode = Pipeline.decode
+    counts = {"decode": 0, "encode": 0}
 
-    def counted(self: Pipeline, *arguments: Any) -> Any:
-        decoded.append(1)
-        return decode(self, *arguments)
+    def count(name: str, work: Any) -> Any:
+        def counted(self: Pipeline, *arguments: Any) -> Any:
+            counts[name] += 1
+            return work(self, *arguments)
 
-    monkeypatch.setattr(Pipeline, "decode", counted)
+        return counted
+
+    for name in counts:
+        monkeypatch.setattr(Pipeline, name, count(name, getattr(Pipeline, name)))
     if command == "stats":
         (record,) = stats_file("f.h5::/x", jobs=2)
         assert record["count"] == x.size
     else:
         normalize_file("f.h5::/x", "out.h5", Settings(jobs=2))
-    assert len(decoded) == math.prod(Grid(x.shape, cut).counts)
+    chunks = math.prod(Grid(x.shape, cut).counts)
+    assert counts == {"decode": chunks, "encode": chunks if command == "normalize" else 0}
 
 
 @pytest.mark.parametrize("memory", [1 << 20, 8 << 20, 64 << 20])
