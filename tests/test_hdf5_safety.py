@@ -395,3 +395,15 @@ def test_a_file_system_that_cannot_copy_by_itself(gn: Gn, monkeypatch: pytest.Mo
     with h5py.File("f.gn.h5") as file:
         np.testing.assert_array_equal(file["before"], np.arange(3_000_000))
         np.testing.assert_array_equal(file["after"], np.arange(5))
+
+
+def test_a_number_whose_bits_lie_outside_its_bytes(gn: Gn) -> None:
+    """HDF5 would convert it, and crash."""
+    with h5py.File("f.h5", "w", libver="earliest") as file:
+        file["x"] = X
+    raw = Path("f.h5").read_bytes()
+    described = bytes.fromhex("11201f00 04000000 0000 2000 17080017 7f000000")  # precision: 32 bits
+    assert raw.count(described) == 1
+    Path("f.h5").write_bytes(raw.replace(described, described[:10] + b"\x60" + described[11:]))
+    done = gn("normalize", "f.h5::/x", "-g", "2", code=1)
+    assert "has a type whose bits lie outside its bytes" in done.stderr
