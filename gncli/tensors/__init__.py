@@ -6,8 +6,8 @@ h5py costs as much to import as numpy, so the room that needs it is entered when
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -158,7 +158,8 @@ def open_sink(
     `attributes` tell in an HDF5 file what was done. Raises OutputError, UsageError.
     """
     path, name = split(target)
-    if kind_of_output(target, source) == "hdf5":
+    kind = SUFFIXES.get(suffix(path)) or _kind_of_input(source)
+    if kind == "hdf5":
         from gncli.tensors.hdf5_sink import sink_alone
 
         return sink_alone(path, name, source, dtype, force=force, attributes=attributes)
@@ -167,23 +168,16 @@ def open_sink(
     return NpySink(target, source.shape, dtype, source.fortran, force=force)
 
 
-@contextmanager
 def open_output(
     target: str, sources: Sequence[tuple[Source, np.dtype[Any]]], *, force: bool
-) -> Iterator[Callable[..., Sink]]:
+) -> AbstractContextManager[Callable[..., Sink]]:
     """Gives an `open_sink` for `sources`, datasets of one HDF5 file with the dtypes that they will have.
 
     All go into one new file at `target`, which stands under its name if the block ends well.
     """
     from gncli.tensors.hdf5_sink import joint_output
 
-    with joint_output(target, sources, force=force) as sink:
-        yield sink
-
-
-def kind_of_output(target: str, source: Source) -> str:
-    """npy or hdf5, as the suffix says; else as the input."""
-    return SUFFIXES.get(suffix(split(target)[0])) or _kind_of_input(source)
+    return joint_output(target, sources, force=force)
 
 
 def _locate(address: str) -> tuple[str, str | None, str]:

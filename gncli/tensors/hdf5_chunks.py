@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
@@ -99,7 +98,7 @@ def raw(dataset: h5py.Dataset, *, new: bool = False) -> Raw | None:
 class ChunkReader:
     """Reads a dataset's chunks by position, and decodes each in the thread that needs it first.
 
-    Chunks that one block has whole are not kept; of others, as many as `most` bytes hold, the last used.
+    Chunks that one block has whole are not kept; of others the latest, as many as `most` bytes hold.
     `by_library(offset, extent)` reads a box through HDF5: what is not as it should be is its to tell.
     """
 
@@ -109,7 +108,7 @@ class ChunkReader:
         self._raw, self._grid = raw, raw.grid
         self._descriptor, self._address, self._by_library = descriptor, address, by_library
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Place, Future[NDArray[Any]]] = OrderedDict()
+        self._kept: dict[Place, Future[NDArray[Any]]] = {}
         self.most = 0
 
     def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
@@ -125,9 +124,7 @@ class ChunkReader:
             if chunk is None:
                 chunk = self._kept[piece.number] = Future()
                 while len(self._kept) > max(1, self.most // self._raw.nbytes):
-                    self._kept.popitem(last=False)
-            else:
-                self._kept.move_to_end(piece.number)
+                    del self._kept[next(iter(self._kept))]
         if first:
             try:
                 chunk.set_result(self._decoded(piece).copy())

@@ -177,8 +177,9 @@ def joint_output(
     path: str, sources: Sequence[tuple[Source, np.dtype[Any]]], *, force: bool
 ) -> Iterator[Callable[..., Hdf5Sink]]:
     """Gives an `open_sink` whose sinks are datasets of one new file, which stands if all goes well."""
+    (origin,) = {_origin(source) for source, _ in sources}
     left_out = [place for source, dtype in sources for place in _overwritten(source, dtype)]
-    output = Hdf5Output(path, _origin(sources[0][0]), left_out, force=force)
+    output = Hdf5Output(path, origin, left_out, force=force)
 
     def open_sink(
         target: str, source: Source, dtype: np.dtype[Any], *, force: bool, attributes: Mapping[str, object]
