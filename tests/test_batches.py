@@ -253,7 +253,9 @@ def test_plain_lines_off_a_terminal(many: dict[str, Array]) -> None:
     done = subprocess.run([sys.executable, "-c", BATCH, *words], capture_output=True, text=True, check=True)
     total = sum(os.path.getsize(f"in/{name}") for name in NAMES)
     lines = done.stderr.splitlines()
-    assert [line.partition(":")[2].split(":")[0] for line in lines] == [f" {k} of 5 files" for k in range(1, 6)]
+    assert [line.partition(":")[2].split(":")[0] for line in lines] == [
+        f" {k} of 5 files" for k in range(1, 6)
+    ]
     assert f" 5 of 5 files: {total / 1000:.3g} kB of {total / 1000:.3g} kB, " in lines[-1]
     assert "\r" not in done.stderr
 

@@ -111,7 +111,7 @@ class Stream:
             import tempfile  # which loads some twenty modules
 
             try:
-                descriptor, self._spool = tempfile.mkstemp(".h5", "gn-")
+                descriptor, self._spool = tempfile.mkstemp(".h5", "gn-", spool_folder())
                 clear_later(self._spool, partial(os.unlink, self._spool))
                 with open(descriptor, "wb", buffering=0) as file:
                     copied = self.copy(file, None)
@@ -207,14 +207,17 @@ def _widen(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE)
 
 
-def tell_of_spool(address: str, nbytes: int) -> None:
+def spool_folder() -> str:
+    """$TMPDIR, and no other where that is set: Python would go on to /tmp without a word."""
     from tempfile import gettempdir
 
-    say("note", f"{address}: {nbytes / 1e6:.0f} MB go through a temporary file in {gettempdir()}")
+    return os.environ.get("TMPDIR") or gettempdir()
+
+
+def tell_of_spool(address: str, nbytes: int) -> None:
+    say("note", f"{address}: {nbytes / 1e6:.0f} MB go through a temporary file in {spool_folder()}")
 
 
 def no_room(error: OSError, address: str) -> OutputError:
-    from tempfile import gettempdir
-
     hint = "set TMPDIR to a folder with room"
-    return OutputError(f"cannot be kept in {gettempdir()}: {reason(error)}; {hint}", address=address)
+    return OutputError(f"cannot be kept in {spool_folder()}: {reason(error)}; {hint}", address=address)

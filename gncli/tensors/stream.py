@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from gncli.tensors.pipe import (
     Binary,
     Stream,
     no_room,
+    spool_folder,
     standard_output,
     tell_of_spool,
     write_all,
@@ -70,8 +70,10 @@ class StreamSource:
         """The tensor in a temporary file, which has no name: to be read in any order, and more than once."""
         if self.nbytes >= LARGE:
             tell_of_spool(self.address, self.nbytes)
+        import tempfile  # which loads some twenty modules
+
         try:
-            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the source closes it
+            file = tempfile.TemporaryFile(buffering=0, dir=spool_folder())  # noqa: SIM115 - the source closes it
             header = header_bytes(self.shape, self.dtype, self.fortran)
             write_all(file, memoryview(header))
             copied = self._stream.copy(file, self.nbytes)
@@ -137,7 +139,7 @@ class SpooledSink(NpySink):
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> None:
         self._out = standard_output()
-        name = os.path.join(tempfile.gettempdir(), f"gn-{os.urandom(4).hex()}.npy")
+        name = os.path.join(spool_folder(), f"gn-{os.urandom(4).hex()}.npy")
         super().__init__(name, shape, dtype, fortran, force=False)
         self.address = "-"
         if self._nbytes >= LARGE:
