@@ -509,7 +509,9 @@ def test_inputs_that_are_no_files(shell: Shell, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["folder", "file"])
 def test_no_permission(mode: str) -> None:
     """As another user where the tests are run by root, who may do everything."""
-    script = "import gncli.batch, gncli.cli.normalize, os\n"  # from where the other may not read, perhaps
+    script = (
+        "import difflib, gncli.batch, gncli.cli.normalize, os\n"  # from where the other may not read, perhaps
+    )
     script += "if os.geteuid() == 0:\n    os.setgid(65534); os.setuid(65534)\n"
     script += "from gncli.cli import main; main()"
     with TemporaryDirectory() as name:

@@ -114,19 +114,19 @@ class Stream:
                 descriptor, self._spool = tempfile.mkstemp(".h5", "gn-", spool_folder())
                 clear_later(self._spool, partial(os.unlink, self._spool))
                 with open(descriptor, "wb", buffering=0) as file:
-                    copied = self.copy(file, None)
+                    self.copy(file, None)
             except OSError as error:
                 raise no_room(error, self.address) from None
-            if copied >= LARGE:
-                tell_of_spool(self.address, copied)
         return self._spool
 
     def copy(self, file: io.FileIO, nbytes: int | None) -> int:
-        """Write the next `nbytes` to a file, or all there are; the count of them."""
+        """Write the next `nbytes` to a temporary file, or all there are; the count of them."""
         room, copied = memoryview(bytearray(CHUNK)), 0
         while nbytes is None or copied < nbytes:
             got = self.fill(room if nbytes is None else room[: nbytes - copied])
             write_all(file, room[:got])
+            if copied < LARGE <= copied + got:
+                tell_of_spool(self.address)
             copied += got
             if got == 0:
                 break
@@ -214,8 +214,11 @@ def spool_folder() -> str:
     return os.environ.get("TMPDIR") or gettempdir()
 
 
-def tell_of_spool(address: str, nbytes: int) -> None:
-    say("note", f"{address}: {nbytes / 1e6:.0f} MB go through a temporary file in {spool_folder()}")
+def tell_of_spool(address: str) -> None:
+    say(
+        "note",
+        f"{address}: more than {LARGE // 1_000_000} MB go through a temporary file in {spool_folder()}",
+    )
 
 
 def no_room(error: OSError, address: str) -> OutputError:

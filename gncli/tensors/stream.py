@@ -68,8 +68,6 @@ class StreamSource:
 
     def spooled(self) -> NpySource:
         """The tensor in a temporary file, which has no name: to be read in any order, and more than once."""
-        if self.nbytes >= LARGE:
-            tell_of_spool(self.address, self.nbytes)
         import tempfile  # which loads some twenty modules
 
         try:
@@ -143,7 +141,7 @@ class SpooledSink(NpySink):
         super().__init__(name, shape, dtype, fortran, force=False)
         self.address = "-"
         if self._nbytes >= LARGE:
-            tell_of_spool("-", self._nbytes)
+            tell_of_spool("-")
 
     def commit(self) -> None:
         file = self._staged.file
