@@ -69,6 +69,7 @@ def workers(jobs: int, size: int, *, forkable: bool) -> Iterator[Executor]:
 
 def _processes(jobs: int) -> Executor | None:
     """Forked at the first task: what was made before is there in the workers. None where that can't be."""
+    import resource
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
@@ -82,6 +83,9 @@ def _processes(jobs: int) -> Executor | None:
                         process.kill()
                     raise
 
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if open_files != resource.RLIM_INFINITY:
+        jobs = min(jobs, max(2, open_files // 4))  # each takes one or two, and to have none left is an error
     begin = partial(_be_worker, os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     try:
         return Forked(jobs, get_context("fork"), begin)

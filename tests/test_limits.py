@@ -18,7 +18,7 @@ from test_pipes import reference
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits are the system's own")
 
 LIMITS = {
-    "32 open files": "ulimit -n 32; $gn",
+    "32 open files": "ulimit -n 32; GN_NORMALIZE_JOBS=32 $gn",
     "1 GB of addresses": "ulimit -v 1000000; $gn",
     "one core": "taskset -c $(taskset -cp $$ | grep -o '[0-9]*$') $gn",
     "no home": "env -u HOME $gn",
