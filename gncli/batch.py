@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TypeVar
 
 from gncli.engine import Advance
+from gncli.errors import WorkerError
 from gncli.executors import in_order, usable_cores, workers
 from gncli.normalize import Normalized, Settings, normalize_file
 from gncli.plan import TILE
@@ -107,10 +108,15 @@ class Batch:
         count = max(1, min(self.settings.jobs or usable_cores(), self.settings.memory // TILE, len(jobs)))
         share = replace(self.settings, jobs=1, memory=self.settings.memory // count, progress=False)
         bundles = [*_bundles(jobs)]
-        with workers(count, size, forkable=True) as executor:
-            results = in_order(executor, partial(self._several, share), bundles, 2 * count)
-            for bundle, outcomes in zip(bundles, results, strict=True):
-                yield from zip(bundle, outcomes, strict=True)
+        done = 0
+        try:
+            with workers(count, size, forkable=True) as executor:
+                for outcomes in in_order(executor, partial(self._several, share), bundles, 2 * count):
+                    yield from zip(bundles[done], outcomes, strict=True)
+                    done += 1
+        except WorkerError as error:
+            for job in chain.from_iterable(bundles[done:]):
+                yield job, WorkerError(error.message)
 
     def _several(self, settings: Settings, bundle: Sequence[Job]) -> list[Outcome]:
         return [self._do(job, settings, None) for job in bundle]

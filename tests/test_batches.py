@@ -215,6 +215,40 @@ def test_small_files_side_by_side(here: Path, monkeypatch: pytest.MonkeyPatch, j
     check("out", tensors)
 
 
+KILLED = """
+import os, signal, gncli.batch, gncli.executors
+from gncli.cli import main
+
+whole = gncli.batch.normalize_file
+
+def killed(address, *args, **kwargs):
+    if address == "03.npy":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(address, *args, **kwargs)
+
+gncli.batch.normalize_file = killed
+gncli.batch.BUNDLE = gncli.executors._WORTH_FORKING = 1
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_a_killed_worker_fails_what_it_had_to_do(here: Path) -> None:
+    """As by the system, for want of memory. What was done before stands, and the rest is told."""
+    tensors = {f"{k:02}.npy": normal(2, 8, 50) for k in range(12)}
+    for name, x in tensors.items():
+        np.save(name, x)
+    words = ["normalize", *tensors, "-g", "4", "-j", "2", "-o", "out/", "--format", "json"]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    *errors, _ = done.stderr.splitlines()
+    told = [json.loads(line)["input"] for line in done.stdout.splitlines()]
+    assert told == list(tensors)[: len(told)]
+    assert [error.split(":")[2] for error in errors] == [f" {name}" for name in list(tensors)[len(told) :]]
+    assert all("a worker was killed" in error for error in errors)
+    assert summary(done.stderr).startswith(f"{len(told)} done, {len(errors)} failed")
+
+
 def test_which_are_done_side_by_side(here: Path) -> None:
     np.save("x.npy", normal(2, 8, 3))
     with h5py.File("f.h5", "w") as file:

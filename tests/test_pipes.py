@@ -169,6 +169,26 @@ def test_several_files_onto_one_pipe(tmp_path: Path) -> None:
     assert [y.shape for y in loaded(done.stdout)] == [x.shape for x in arrays]
 
 
+def test_nothing_follows_a_tensor_that_broke_off(tmp_path: Path) -> None:
+    """It would be taken for the rest of it. What fails before its first byte is left out, and no more."""
+    x = normal(8, 64, 3000)
+    for name, spoiled in (("a", None), ("b", 0), ("c", None), ("d", -1), ("e", None)):
+        y = x.copy()
+        if spoiled is not None:
+            y[spoiled, 0, 0] = np.nan
+        np.save(tmp_path / f"{name}.npy", y)
+    words = "normalize a.npy b.npy c.npy d.npy e.npy -q -o - --nan fail -j 1 --memory 1M"
+    done = piped(words, b"", tmp_path, code=1)
+    assert [line.split(b":")[2] for line in done.stderr.splitlines()] == [
+        b" b.npy",
+        b" d.npy",
+        b" standard output",
+    ]
+    whole = piped("normalize a.npy -q -o -", b"", tmp_path).stdout
+    assert done.stdout.startswith(2 * whole)
+    assert 2 * len(whole) < len(done.stdout) < 3 * len(whole)
+
+
 def test_several_tensors_do_not_go_into_one_file(tmp_path: Path) -> None:
     content = saved(normal(2, 4, 3), normal(2, 4, 3))
     done = piped("normalize - -g 4 -o y.npy", content, tmp_path, code=1)

@@ -24,6 +24,7 @@ LARGE = 100_000_000  # bytes that do not go unsaid into $TMPDIR
 Binary: TypeAlias = io.FileIO | io.BufferedIOBase
 
 _OPEN: dict[str, Stream] = {}
+_BROKEN: set[str] = set()
 
 
 def stream_at(path: str) -> Stream | None:
@@ -155,7 +156,10 @@ class Stream:
 
 
 def standard_output() -> Binary:
-    """For bytes. Raises OutputError where it is a terminal, or closed."""
+    """For bytes. Raises OutputError where it is a terminal, or closed, or has broken off."""
+    if _BROKEN:
+        hint = "broke off within a tensor; nothing more is written to it"
+        raise OutputError(hint, address="standard output")
     if sys.stdout is None or sys.__stdout__ is None:
         raise OutputError("is closed; write to a file with -o", address="standard output")
     if sys.stdout.isatty():
@@ -166,6 +170,12 @@ def standard_output() -> Binary:
         return cast("io.BufferedIOBase", sys.stdout.buffer)
     _widen(descriptor)
     return io.FileIO(descriptor, "wb", closefd=False)
+
+
+def break_off() -> None:
+    """Have nothing more written to standard output by this command."""
+    _BROKEN.add("-")
+    clear_later(standard_output, _BROKEN.clear)
 
 
 def write_all(file: Binary, data: memoryview) -> None:

@@ -23,6 +23,7 @@ from gncli.tensors.pipe import (
     LARGE,
     Binary,
     Stream,
+    break_off,
     no_room,
     spool_folder,
     standard_output,
@@ -101,7 +102,10 @@ class StreamSource:
 
 
 class StreamSink:
-    """A tensor on standard output, to be written in storage order."""
+    """A tensor on standard output, to be written in storage order.
+
+    One that breaks off is the last: another after it would be taken for the rest of it.
+    """
 
     positioned = False
     address = "-"
@@ -110,11 +114,13 @@ class StreamSink:
         self._dtype = dtype.newbyteorder("=")
         self._header = header_bytes(shape, self._dtype, fortran)
         self._file = standard_output()
+        self._begun = False
 
     def reserve(self) -> None:
         """A pipe has no space to take."""
 
     def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
+        """Where the runs' values are to be put for `write`."""
         return buffer[: sum(count for _, count in runs)]
 
     def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
@@ -123,13 +129,17 @@ class StreamSink:
 
     def commit(self) -> None:
         self._begin()
+        self._begun = False
 
     def discard(self) -> None:
         """What is gone down a pipe is gone."""
+        if self._begun:
+            break_off()
 
     def _begin(self) -> None:
-        header, self._header = self._header, b""
-        _put(self._file, memoryview(header))
+        if not self._begun:
+            self._begun = True
+            _put(self._file, memoryview(self._header))
 
 
 class SpooledSink(NpySink):
@@ -158,4 +168,5 @@ def _put(file: Binary, data: memoryview) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        break_off()
         raise OutputError(f"cannot be written: {reason(error)}", address="standard output") from None
