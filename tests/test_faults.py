@@ -110,6 +110,28 @@ def test_sigkill_leaves_nothing_or_the_whole(
     output.unlink()
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_signals_at_any_moment(slow: tuple[Path, bytes, float], jobs: int) -> None:
+    """From the first byte written on: nothing is left, nothing is said, and the code is the signal's."""
+    folder, whole, seconds = slow
+    chance = random.Random(jobs)
+    ends = []
+    for _ in range(8):
+        number = chance.choice([signal.SIGINT, signal.SIGTERM])
+        process = start(f"normalize x.npy -fqj{jobs} -o y.npy", folder, start_new_session=True)
+        until(lambda: temporaries(folder) or (folder / "y.npy").exists(), "nothing is written")
+        time.sleep(chance.uniform(0, seconds))
+        chance.choice([os.killpg, os.kill])(process.pid, number)
+        assert process.communicate(timeout=30) == (b"", b"")
+        ends.append(process.returncode)
+        assert process.returncode in (0, 128 + number)
+        if (folder / "y.npy").exists():  # also where the signal came just after
+            assert (folder / "y.npy").read_bytes() == whole
+            (folder / "y.npy").unlink()
+        assert os.listdir(folder) == ["x.npy"]
+    assert set(ends) & {130, 143}, "no run was stopped before its end"
+
+
 def held(path: Path) -> bool:
     """Whether any process has the file open."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
