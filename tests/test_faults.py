@@ -467,9 +467,10 @@ OUTPUTS = [
     ("folder", "", 0),  # a folder takes the file
     ("dangling", "", 0),
     ("link", "exists; use --force to overwrite it", 1),
-    ("fifo", "is not a regular file; give another output", 1),
-    ("/dev/full", "is not a regular file; give another output", 1),
-    ("loop", "is not a regular file; give another output", 1),
+    ("fifo", "is not a regular file; give another output, or -o - for a pipe", 1),
+    ("/dev/full", "is not a regular file; give another output, or -o - for a pipe", 1),
+    ("/dev/stdout", "is not a regular file; give another output, or -o - for a pipe", 1),
+    ("loop", "is not a regular file; give another output, or -o - for a pipe", 1),
     ("x.npy", "exists; use --force to overwrite it", 1),
     ("no/y.npy", "there is no folder 'no'; make it first", 1),
     ("x.npy/y.npy", "cannot write there: not a directory", 1),

@@ -15,11 +15,13 @@ import h5py
 import numpy as np
 import pytest
 from arrays import Array, normal, rng
+from click.testing import CliRunner
 from conftest import Gn, Shell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import ulp_distance
 
+from gncli.cli import gn as group
 from gncli.layout import geometry
 from gncli.plan import plan
 
@@ -138,6 +140,18 @@ def test_blocks_are_in_storage_order_when_the_plan_says_so(
         ends = [0, *(start + count for start, count in runs)]
         assert cut.in_order == all(start == end for (start, _), end in zip(runs, ends, strict=False))
         assert cut.one_pass == all(len(window.blocks) == 1 for window in cut.windows())
+
+
+def test_within_a_process_that_has_its_own_streams() -> None:
+    """As click's test runner: standard input and output are what Python says that they are."""
+    x = normal(2, 4, 3)
+    runner = CliRunner()
+    for _ in range(2):  # the second does not find the first one's stream
+        done = runner.invoke(group, ["normalize", "-", "-g", "4", "-q"], input=saved(x, x))
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert [ulp_distance(y, reference(x, 4)).max() <= 1 for y in loaded(done.stdout_bytes)] == [True] * 2
+    done = runner.invoke(group, ["stats", "--from-file", "-"], input="none.npy")
+    assert done.stderr.startswith("gn: error: none.npy: no such file")
 
 
 # Several tensors

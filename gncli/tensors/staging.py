@@ -120,6 +120,11 @@ class Staged:
 
 def _check_target(target: str, final: str, force: bool) -> None:
     """Raise OutputError unless a file may come to stand at `final`, the real path of `target`."""
+    odd = "is not a regular file; give another output, or -o - for a pipe"
+    with contextlib.suppress(OSError, ValueError):
+        mode = os.stat(target).st_mode  # what /dev/stdout is, its real path does not say
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OutputError(odd, address=target)
     try:
         mode = os.lstat(final).st_mode
     except FileNotFoundError:
@@ -131,7 +136,7 @@ def _check_target(target: str, final: str, force: bool) -> None:
     if stat.S_ISDIR(mode):
         raise OutputError("is a directory; give a file in it", address=target)
     if not stat.S_ISREG(mode):  # renaming over /dev/null would take it away from everyone
-        raise OutputError("is not a regular file; give another output", address=target)
+        raise OutputError(odd, address=target)
     if not force:
         raise OutputError("exists; use --force to overwrite it", address=target)
 
