@@ -73,7 +73,8 @@ class Batch:
                 progress.label = f"{ended} of {len(jobs)} files"
 
             label()
-            for small, group in groupby(jobs, key=lambda job: job.small):
+            apart = self.settings.dask is not None  # a cluster is for what is large
+            for small, group in groupby(jobs, key=lambda job: job.small and not apart):
                 if small:
                     for job, outcome in self._side_by_side([*group]):
                         ended += 1

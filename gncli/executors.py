@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from gncli.errors import WorkerError
@@ -48,6 +49,16 @@ class AtOnce(Executor):
         return future
 
 
+class Remote(Executor):
+    """Workers of other processes or machines, who open for themselves what a task names."""
+
+    jobs: int
+
+    def check(self, recipe: bytes) -> None:
+        """Raise WorkerError unless each of them can open what `recipe`, a pickled Reader's, names."""
+        raise NotImplementedError
+
+
 def threads(jobs: int) -> Executor:
     return AtOnce() if jobs == 1 else ThreadPoolExecutor(jobs, thread_name_prefix="gn")
 
@@ -69,6 +80,7 @@ def workers(jobs: int, size: int, *, forkable: bool) -> Iterator[Executor]:
 
 def _processes(jobs: int) -> Executor | None:
     """Forked at the first task: what was made before is there in the workers. None where that can't be."""
+    import gc
     import resource
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
@@ -86,6 +98,7 @@ def _processes(jobs: int) -> Executor | None:
     open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if open_files != resource.RLIM_INFINITY:
         jobs = min(jobs, max(2, open_files // 4))  # each takes one or two, and to have none left is an error
+    gc.freeze()  # a worker that collected garbage among what it has from here would have it copied
     begin = partial(_be_worker, os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     try:
         return Forked(jobs, get_context("fork"), begin)
@@ -130,24 +143,30 @@ def in_order(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
     ahead: int,
+    together: int = 1,
     abandon: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """The results in the order of the tasks, with at most `ahead` of them under way.
+    """The results in the order of the tasks: handed over so many `together`, at most `ahead` such lots.
 
     An exception in a task surfaces here, once those that run have ended; `abandon` has them end at once.
     """
-    under_way: deque[Future[Result]] = deque()
+    waiting = iter(tasks)
+    under_way: deque[Future[list[Result]]] = deque()
     try:
-        for task in tasks:
-            under_way.append(executor.submit(function, task))
+        while lot := list(islice(waiting, together)):
+            under_way.append(executor.submit(_each, function, lot))
             if len(under_way) >= ahead:
-                yield under_way.popleft().result()
+                yield from under_way.popleft().result()
         while under_way:
-            yield under_way.popleft().result()
+            yield from under_way.popleft().result()
     except BaseException:
         abandon()
         raise
     finally:
         # A pool of processes that breaks can't bear cancelled tasks, and they are short.
-        cancel = isinstance(executor, ThreadPoolExecutor)
+        cancel = isinstance(executor, ThreadPoolExecutor | Remote)
         wait([future for future in under_way if not (cancel and future.cancel())])
+
+
+def _each(function: Callable[[Task], Result], lot: list[Task]) -> list[Result]:
+    return [function(task) for task in lot]

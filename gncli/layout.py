@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from math import prod
 from typing import TypeAlias
 
@@ -73,7 +73,7 @@ class Layout:
             raise LayoutError(f"shape {tuple(shape)} has {rank} axes; gn takes {MAX_RANK} at most")
         if not self.fits(shape):
             needs = f"{self.rank} axes" if self.rank else "2 axes or more"
-            fitting = ", ".join(_fitting(rank))
+            fitting = ", ".join(layouts(rank))
             has = f"shape {tuple(shape)} has {rank} {'axis' if rank == 1 else 'axes'}"
             then = f"layouts that fit: {fitting}" if fitting else "a scalar has no channels"
             raise LayoutError(f"{has}, layout {self.word} needs {needs}; {then}")
@@ -84,7 +84,8 @@ class Layout:
         return self
 
 
-def _fitting(rank: int) -> list[str]:
+def layouts(rank: int) -> list[str]:
+    """The words that fit so many axes, the likeliest first."""
     words = {1: ["C"], 2: ["NC", "CL", "LC"], 3: ["NCL", "NLC", "CHW", "HWC"]}
     if rank == 0:
         return []
@@ -228,3 +229,20 @@ def _collapse(
 def flat_geometry(size: int) -> Geometry:
     """All elements as one set, in storage order."""
     return Geometry((1, 1, 1, 1, size))
+
+
+def runs_of(dims: Sequence[int], box: Box) -> list[Run]:
+    """A box of a tensor stored with `dims`, the last axis fastest, as runs of its elements, in order."""
+    length, axis = 1, len(dims) - 1
+    while axis >= 0:
+        start, stop = box[axis]
+        length *= stop - start
+        if stop - start < dims[axis]:
+            break
+        axis -= 1
+    if axis < 0:
+        return [(0, length)]
+    strides = [prod(dims[a + 1 :]) for a in range(len(dims))]
+    offset = sum(box[a][0] * strides[a] for a in range(axis, len(dims)))
+    ahead = product(*(range(*box[a]) for a in range(axis)))
+    return [(offset + sum(i * strides[a] for a, i in enumerate(index)), length) for index in ahead]

@@ -11,10 +11,10 @@ import numpy as np
 
 from gncli import __version__
 from gncli.api import DEFAULT_MEMORY, per_channel
+from gncli.crew import Crew
 from gncli.dtypes import output_dtype
 from gncli.engine import Advance, bytes_to_read, normalize_tensor
-from gncli.errors import FormatError, GnError, LayoutError
-from gncli.executors import usable_cores, workers
+from gncli.errors import FormatError, GnError, LayoutError, UsageError
 from gncli.groupnorm import Norm
 from gncli.layout import Layout, geometry, group_count, grouped_shape, is_interleaved
 from gncli.moments import Floats
@@ -43,6 +43,7 @@ class Settings:
     like: str | None = None
     jobs: int | None = None
     memory: int = DEFAULT_MEMORY
+    dask: str | None = None
     progress: bool | None = False  # None: on a terminal
 
 
@@ -79,14 +80,13 @@ def normalize_file(
         groups, norm = _norm(source, word, settings)
         dtype = output_dtype(source.dtype, settings.dtype)
         done = _describe_request(settings, word, groups)
+        crew = Crew.of(settings.jobs, settings.memory, settings.dask)
         cut = plan(
-            norm.geometry,
-            source.dtype.itemsize,
-            dtype.itemsize,
-            settings.memory,
-            settings.jobs or usable_cores(),
+            norm.geometry, source.dtype.itemsize, dtype.itemsize, crew.memory, crew.jobs, crew.together
         )
         streams = target == "-" or isinstance(source, StreamSource)
+        if streams and settings.dask is not None:
+            raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
         in_order = streams and cut.one_pass and cut.in_order
         if isinstance(source, StreamSource) and not in_order:
             source = source.spooled()
@@ -98,7 +98,7 @@ def normalize_file(
         )
         try:
             size = prod(source.shape) * source.dtype.itemsize
-            with workers(cut.jobs, size, forkable=source.forkable and sink.positioned) as executor:
+            with crew.at_work(cut.jobs, size, forkable=source.forkable and sink.positioned) as executor:
                 total = bytes_to_read(source, cut)
                 with Progress(address, total, settings.progress) as progress:
                     advance = progress.advance if watch is None else _scaled(watch, size, total)

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TextIO
 
-from gncli.report import printable
+from gncli.words import printable
 
 PATIENCE = 1.0  # seconds before the first word, and between lines where none can be taken back
 FLICKER = 0.1  # seconds between two states of a line on a terminal

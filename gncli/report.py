@@ -7,7 +7,6 @@ terminal only: into a pipe goes plain text.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -17,18 +16,15 @@ from itertools import groupby
 from typing import Protocol, TextIO
 
 from gncli.errors import OutputError
+from gncli.words import Grid, Part, cell, listing, printable
 
 Record = Mapping[str, object]
 Row = Sequence[str]
 
 STATISTICS = ("count", "mean", "std", "min", "max", "nan", "inf")
 CELLS = ("sample", "group", "channel")
+NAMES = 3  # columns that head a block where a table comes apart: input, shape, dtype
 NAME_WIDTH = 16  # a tensor's name is folded to no less, and only on a terminal
-
-
-def printable(text: str) -> str:
-    """`text` on one line: what no terminal shows, or acts upon, is escaped as Python would."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(level: str, text: str) -> None:
@@ -65,7 +61,7 @@ class Json:
         self.stream = stream
 
     def add(self, record: Record) -> None:
-        _write(self.stream, json.dumps(_plain(record), allow_nan=False))
+        _write(self.stream, _json(_plain(record)))
 
     def close(self) -> None:
         pass
@@ -98,22 +94,27 @@ class Table:
         self.records: list[Record] = []
 
     def add(self, record: Record) -> None:
-        if "before" not in record:
+        if "before" in record:
+            rows = [[name, *_statistics(record[name])] for name in ("before", "after")]
+            self._block([_heading(record), Grid(["", *STATISTICS], rows, 1), _ending(record)])
+        else:
             self.records.append(record)
-            return
-        rows = [[name, *_statistics(record[name])] for name in ("before", "after")]
-        grid = _grid(self.stream, ["", *STATISTICS], rows, texts=1)
-        gap = "\n" if self.blocks else ""
-        _write(self.stream, f"{gap}{_heading(record)}\n\n{grid}\n\n{_ending(record)}")
+
+    def _block(self, parts: Sequence[Part]) -> None:
+        texts = [part if isinstance(part, str) else _grid(self.stream, *part) for part in parts]
+        _write(self.stream, ("\n" if self.blocks else "") + "\n\n".join(texts))
         self.blocks += 1
 
     def close(self) -> None:
         if not self.records:
             return
+        if parts := listing(self.records):
+            self._block(parts)
+            return
         cells = [name for name in CELLS if name in self.records[0]]
         header = ["input", "shape", "dtype", *cells, *STATISTICS]
-        rows = [[_cell(record.get(name)) for name in header] for record in self.records]
-        _write(self.stream, _grid(self.stream, header, rows, texts=3))
+        rows = [[cell(record.get(name)) for name in header] for record in self.records]
+        self._block([Grid(header, rows, 3)])
 
 
 REPORTERS: dict[str, Callable[[TextIO], Reporter]] = {"table": Table, "json": Json, "tsv": Tsv}
@@ -140,6 +141,12 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _json(plain: object, separators: tuple[str, str] | None = None) -> str:
+    import json  # not for `gn --help`
+
+    return json.dumps(plain, allow_nan=False, separators=separators)
+
+
 def _flat(record: Record, prefix: str = "") -> dict[str, str]:
     row: dict[str, str] = {}
     for name, value in record.items():
@@ -149,33 +156,18 @@ def _flat(record: Record, prefix: str = "") -> dict[str, str]:
             row[prefix + name] = printable(value.replace("\\", "\\\\"))
         else:
             plain = _plain(value)
-            row[prefix + name] = "" if plain is None else json.dumps(plain, separators=(",", ":"))
+            row[prefix + name] = "" if plain is None else _json(plain, separators=(",", ":"))
     return row
 
 
-def _cell(value: object) -> str:
-    """As a person reads it: six digits that count, a shape as Python writes it."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    match value:
-        case None:
-            return "-"
-        case float():
-            return f"{value:.6g}"
-        case list() | tuple():
-            return str(tuple(value))
-        case _:
-            return printable(str(value))
-
-
 def _statistics(moments: object) -> list[str]:
-    return [_cell(moments.get(name)) for name in STATISTICS] if isinstance(moments, Mapping) else []
+    return [cell(moments.get(name)) for name in STATISTICS] if isinstance(moments, Mapping) else []
 
 
 def _heading(record: Record) -> str:
     """Two lines: the tensor and its grouped view; what was applied to it."""
     get = record.get
-    shapes = f"{_cell(get('shape'))} -> {_cell(get('grouped_shape'))}"
+    shapes = f"{cell(get('shape'))} -> {cell(get('grouped_shape'))}"
     applied = [f"groups {get('groups')}", f"eps {get('eps')}", f"grouping {get('grouping')}"]
     applied += [f"divided by {get('divide_by')}"] if get("divide_by") else []
     applied += [f"nan {get('nan_policy')}"] if get("nan_policy") not in (None, "propagate") else []
@@ -192,7 +184,7 @@ def _ending(record: Record) -> str:
     return printable(f"wrote {record['output']}{note}")
 
 
-def _grid(stream: TextIO, header: Row, rows: Sequence[Row], *, texts: int) -> str:
+def _grid(stream: TextIO, header: Row, rows: Sequence[Row], texts: int) -> str:
     """Header and rows in columns: the first `texts` flush left, the numbers flush right."""
     if stream.isatty():
         return _styled(stream, header, rows, texts)
@@ -220,6 +212,7 @@ def _styled(stream: TextIO, header: Row, rows: Sequence[Row], texts: int) -> str
     if sum(widths) + 2 * len(widths) > console.width:
         if not texts:
             return "\n\n".join(_upright(header, row) for row in rows)
+        texts = min(texts, NAMES)
         blocks = groupby(rows, key=lambda row: row[:texts])
         return "\n\n".join(
             "  ".join(names) + "\n" + _styled(stream, header[texts:], [row[texts:] for row in block], 0)

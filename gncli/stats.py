@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import product
 from math import prod
 from operator import itemgetter
+from typing import Any
 
 from gncli.api import DEFAULT_MEMORY
+from gncli.crew import Crew
 from gncli.engine import measure_all, measure_groups
-from gncli.errors import GnError
-from gncli.executors import usable_cores, workers
+from gncli.errors import GnError, UsageError
 from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count, is_interleaved
 from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
@@ -22,7 +24,19 @@ from gncli.tensors.address import check_identity, identity
 from gncli.tensors.stream import StreamSource
 
 
-def stats_file(
+def stats_file(address: str, **chosen: Any) -> Iterator[dict[str, object]]:
+    """The records of `tensor_stats` of what stands at `address`. Raises GnError."""
+    source = open_source(address)
+    try:
+        yield from tensor_stats(source, address, **chosen)
+    except GnError as error:
+        raise error.at(address) from None
+    finally:
+        source.close()
+
+
+def tensor_stats(
+    source: Source,
     address: str,
     *,
     groups: int | None = 32,
@@ -32,43 +46,40 @@ def stats_file(
     by: tuple[str, ...] = (),
     jobs: int | None = None,
     memory: int = DEFAULT_MEMORY,
+    dask: str | None = None,
     progress: bool | None = False,
 ) -> Iterator[dict[str, object]]:
     """Records of the whole tensor or, with `by`, one for each of its parts. Raises GnError."""
     before = identity(address)
-    source = open_source(address)
     head: dict[str, object] = {
         "schema": 1,
         "input": address,
         "shape": list(source.shape),
         "dtype": source.dtype.name,
     }
-    try:
-        if by:
-            parts = _Parts.of(source.shape, groups, channels_per_group, layout, grouping, by)
-            view = parts.view(source)
-        else:
-            view = flat_geometry(prod(source.shape))
-        cut = plan(view, source.dtype.itemsize, 0, memory, jobs or usable_cores())
+    if by:
+        parts = _Parts.of(source.shape, groups, channels_per_group, layout, grouping, by)
+        view = parts.view(source)
+    else:
+        view = flat_geometry(prod(source.shape))
+    if isinstance(source, StreamSource) and dask is not None:
+        raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
+    crew = Crew.of(jobs, memory, dask)
+    cut = plan(view, source.dtype.itemsize, 0, crew.memory, crew.jobs, crew.together)
+    with ExitStack() as stack:
         if isinstance(source, StreamSource) and not cut.in_order:
-            source = source.spooled()
+            source = stack.enter_context(closing(source.spooled()))
         size = view.size * source.dtype.itemsize
-        with (
-            workers(cut.jobs, size, forkable=source.forkable) as executor,
-            Progress(address, size, progress) as watch,
-        ):
-            if by:
-                for (sample, part), row in _rows(source, cut, executor, watch.advance):
-                    yield head | parts.names(sample, part) | row
-                check_identity(address, before)
-            else:
-                row = measure_all(source, cut, executor, watch.advance).row()
-                check_identity(address, before)
-                yield head | row
-    except GnError as error:
-        raise error.at(address) from None
-    finally:
-        source.close()
+        executor = stack.enter_context(crew.at_work(cut.jobs, size, forkable=source.forkable))
+        watch = stack.enter_context(Progress(address, size, progress))
+        if by:
+            for (sample, part), row in _rows(source, cut, executor, watch.advance):
+                yield head | parts.names(sample, part) | row
+            check_identity(address, before)
+        else:
+            row = measure_all(source, cut, executor, watch.advance).row()
+            check_identity(address, before)
+            yield head | row
 
 
 @dataclass(frozen=True)

@@ -74,13 +74,18 @@ def test_every_option_has_help_and_an_environment_variable(path: str, option: cl
 
 def test_help_names_every_command(gn: Gn) -> None:
     words = gn("-h").stdout
-    assert all(f"  {name} " in words for name in COMMANDS)
+    for name, short in COMMANDS.items():
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        assert short == command.get_short_help_str(80)
+        assert f"  {name:9}  {short}\n" in words
     assert words == gn("--help").stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_have_help(gn: Gn, command: str) -> None:
-    assert f"Usage: gn {command} [OPTIONS] INPUT..." in gn(command, "-h").stdout
+    words = {"diff": "A B"}.get(command, "INPUT...")
+    assert f"Usage: gn {command} [OPTIONS] {words}\n" in gn(command, "-h").stdout
 
 
 def test_version(gn: Gn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,17 @@ def test_a_line_of_statistics_for_each(tmp_path: Path) -> None:
     assert [json.loads(line)["mean"] for line in done.stdout.splitlines()] == [0, 1, 2, 3]
 
 
+def test_the_header_of_each(tmp_path: Path) -> None:
+    arrays = [np.zeros((2, 4, 3), "f4"), np.zeros(5), np.zeros((0, 2), "f2")]
+    np.save(tmp_path / "a.npy", arrays[0])
+    (tmp_path / "list").write_text("a.npy\n")
+    done = piped("info - --from-file list --format json", saved(*arrays), tmp_path)
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["input"] for record in records] == ["-", "-", "-", "a.npy"]
+    described = [(x.shape, x.dtype) for x in (*arrays, arrays[0])]
+    assert [(tuple(r["shape"]), np.dtype(r["dtype"])) for r in records] == described
+
+
 def test_several_files_onto_one_pipe(tmp_path: Path) -> None:
     arrays = [normal(1, 4, 3), normal(2, 4, 6)]
     for name, x in zip("ab", arrays, strict=True):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from gncli.errors import OutputError
-from gncli.report import printable, reporting, say
+from gncli.report import reporting, say
+from gncli.words import printable
 
 NUMBERS: dict[str, Any] = {
     "count": 802816, "mean": 0.12345678901234566, "std": 1.5, "min": -3.0, "max": 4.25, "nan": 0, "inf": 0,

@@ -24,7 +24,13 @@ from gncli import __version__, leavings
 from gncli.errors import GnError, UsageError
 from gncli.report import say
 
-COMMANDS = ("normalize", "stats")  # each a module of this package, and the command in it
+# Each a module of this package, and the command in it; its first words, for `gn --help` not to load it.
+COMMANDS = {
+    "normalize": "Normalize each INPUT by groups of its channels.",
+    "stats": "Print the statistics of each INPUT.",
+    "info": "Print the header of each INPUT, and the groups it may have.",
+    "diff": "Compare A with B, element by element.",
+}
 CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
@@ -81,6 +87,18 @@ def attempts() -> Iterator[Attempts]:
 
 
 @contextmanager
+def trouble() -> Iterator[None]:
+    """For commands whose exit code 1 is an answer: what fails within is told, and exits with 2."""
+    try:
+        yield
+    except (BrokenPipeError, click.ClickException, click.exceptions.Exit):
+        raise
+    except Exception as error:  # noqa: BLE001 - told, and shown whole with GN_DEBUG
+        tell(error)
+        raise click.exceptions.Exit(2) from None
+
+
+@contextmanager
 def edge() -> Iterator[None]:
     """Where an exception ends: as a line on stderr and an exit code."""
     try:
@@ -119,6 +137,10 @@ class Gn(click.Group):
             return None
         command: click.Command = getattr(import_module(f"gncli.cli.{cmd_name}"), cmd_name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with edge():

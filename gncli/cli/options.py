@@ -16,11 +16,13 @@ from click.shell_completion import CompletionItem
 
 from gncli.conventions import CONVENTIONS
 from gncli.errors import UsageError
+from gncli.extras import require_extra
 from gncli.layout import Layout
 
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 Option = Callable[[Decorated], Decorated]
 
+GROUPING = ("groups", "layout", "grouping")
 SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)  # nearest first; the rest is a default
 SIZE = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>[KMGT]?)(?P<kind>I?B)?", re.IGNORECASE)
 
@@ -69,6 +71,12 @@ def memory_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
     if size < 1:
         raise click.BadParameter(f"{value!r} is no memory at all; use bytes or 8M, 1G, 1.5GiB")
     return size
+
+
+def dask_address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        require_extra("dask", "distributed", "--dask")
+    return value
 
 
 def framework(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -213,6 +221,10 @@ memory_opt = click.option(
     "--memory", metavar="SIZE", default="64M", show_default=True, callback=memory_size,
     help="At most this much in buffers, as 8M, 1G, 1.5GiB.",
 )  # fmt: skip
+dask_opt = click.option(
+    "--dask", metavar="ADDRESS", callback=dask_address,
+    help="Compute on a Dask cluster: tcp://host:port, a scheduler file, or local.",
+)  # fmt: skip
 format_opt = click.option(
     "--format", type=click.Choice(["table", "json", "tsv"]), default="table", show_default=True,
     help="Of the report; json is an object a line.",
@@ -223,6 +235,20 @@ progress_opt = click.option(
     default=None,
     help="Say on stderr how far a long run has come.  [default: on a terminal]",
 )
+rtol_opt = click.option(
+    "--rtol", metavar="FLOAT", type=float, default=0.0, show_default=True, callback=finite_eps,
+    help="Equal are a and b with |a - b| <= atol + rtol * |b|.",
+)  # fmt: skip
+atol_opt = click.option(
+    "--atol", metavar="FLOAT", type=float, default=0.0, show_default=True, callback=finite_eps,
+    help="See --rtol.",
+)  # fmt: skip
+max_ulp_opt = click.option(
+    "--max-ulp", metavar="N", type=click.IntRange(min=0),
+    help="Equal too are those that are at most N values of the narrower float type apart.",
+)  # fmt: skip
+nan_differ_opt = click.option("--nan-differ", is_flag=True, help="NaN is not equal to NaN, as in IEEE 754.")
+a_arg, b_arg = (click.argument(name, metavar=name.upper()) for name in ("a", "b"))
 
 inputs_opts: Option[Callable[..., object]] = together(inputs_arg, from_file_opt, null_opt)
 grouping_opts: Option[Callable[..., object]] = together(
@@ -230,5 +256,7 @@ grouping_opts: Option[Callable[..., object]] = together(
 )
 affine_opts: Option[Callable[..., object]] = together(gamma_opt, beta_opt)
 output_opts: Option[Callable[..., object]] = together(output_opt, force_opt, skip_existing_opt, dry_run_opt)
-compute_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt)
-report_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt, progress_opt)
+compute_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt, dask_opt)
+words_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt)
+report_opts: Option[Callable[..., object]] = together(words_opts, progress_opt)
+tolerance_opts: Option[Callable[..., object]] = together(rtol_opt, atol_opt, max_ulp_opt, nan_differ_opt)

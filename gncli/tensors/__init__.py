@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from gncli.errors import AddressError, GnError, UsageError
 from gncli.layout import Run
 from gncli.tensors.address import SUFFIXES, candidates, open_file, sniff, split, suffix
+from gncli.tensors.header import TensorHeader
 from gncli.tensors.npy import NpySink, NpySource
 from gncli.tensors.pipe import stream_at
 
@@ -132,6 +134,21 @@ def choose(address: str, fits: Callable[[tuple[int, ...]], bool]) -> list[str]:
         else:
             message = f"no dataset has a shape that fits; it holds {candidates(file, found)}"
         raise AddressError(message, address=address)
+
+
+def inspect(address: str) -> Iterator[TensorHeader]:
+    """What the headers say of every numeric tensor that `address` names. Raises as `expand`."""
+    path, name, kind = _locate(address)
+    if kind == "npy":
+        source = open_source(address)
+        source.close()
+        nbytes = prod(source.shape) * source.dtype.itemsize
+        yield TensorHeader(address, source.shape, source.dtype, source.fortran, "contiguous", nbytes)
+        return
+    from gncli.tensors.hdf5_info import inspect_datasets
+
+    with _spooled(path) as file:
+        yield from inspect_datasets(file, name)
 
 
 def default_output(address: str) -> str:

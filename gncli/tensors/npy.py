@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.errors import FormatError
+from gncli.errors import AddressError, FormatError
 from gncli.layout import Run
-from gncli.tensors.address import NPY_MAGIC, reason, require_numeric
-from gncli.tensors.staging import Staged
+from gncli.tensors.address import NPY_MAGIC, open_file, reason, require_numeric, split
+from gncli.tensors.staging import Joined, Staged
 
 MAX_HEADER = 64 * 1024  # bytes; of one tensor's, rank 64 and all, hardly 1500 are not padding
 MAX_RANK = 64  # numpy's own
@@ -87,6 +87,11 @@ class NpySource:
     def close(self) -> None:
         self._file.close()
 
+    def __reduce__(self) -> tuple[Callable[..., NpySource], tuple[Any, ...]]:
+        path, _ = split(self.address)
+        held = os.fstat(self._file.fileno())
+        return _open_again, (self.address, os.path.abspath(path), held.st_size, held.st_mtime_ns)
+
     def _fill(self, block: NDArray[np.uint8], offset: int) -> None:
         done = 0
         while done < block.size:  # one call reads 2 GiB at most, or less where a signal comes
@@ -106,27 +111,29 @@ class NpySource:
             return self._file.readinto(view)
 
 
-class NpySink:
-    """A new .npy file, version 1.0, as np.save writes it, in the order of axes of `fortran`."""
+def _open_again(address: str, path: str, size: int, mtime_ns: int) -> NpySource:
+    """In another process, perhaps on another machine. Raises AddressError unless it is the same file."""
+    file = open_file(path)
+    held = os.fstat(file.fileno())
+    if (held.st_size, held.st_mtime_ns) != (size, mtime_ns):
+        file.close()
+        message = f"{path} has {held.st_size} bytes and another time of change than the file of {size} bytes"
+        raise AddressError(message, address=address)
+    return NpySource(address, file)
+
+
+class NpyPart:
+    """Where the values of an .npy that is being written go. Any process may have one, by pickling it."""
 
     positioned = True
 
-    def __init__(
-        self, target: str, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool, *, force: bool
-    ) -> None:
-        self.address = target
-        self._dtype = dtype.newbyteorder("=")
+    def __init__(self, address: str, staged: Joined, offset: int, nbytes: int, dtype: np.dtype[Any]) -> None:
+        self.address = address
+        self._staged, self._offset, self._nbytes, self._dtype = staged, offset, nbytes, dtype
         self._lock = threading.Lock()
-        header = header_bytes(shape, self._dtype, fortran)
-        self._offset = len(header)
-        self._staged = Staged(target, force=force)
-        try:
-            self._nbytes = self._offset + math.prod(shape) * self._dtype.itemsize
-            self._staged.extend(self._nbytes)
-            self._put(np.frombuffer(header, np.uint8), 0)
-        except BaseException:
-            self._staged.discard()
-            raise
+
+    def __reduce__(self) -> tuple[type[NpyPart], tuple[Any, ...]]:
+        return NpyPart, (self.address, self._staged, self._offset, self._nbytes, self._dtype)
 
     def reserve(self) -> None:
         """Take the space that the file will need."""
@@ -145,12 +152,6 @@ class NpySink:
             self._put(block, self._offset + start * self._dtype.itemsize)
             done += count
 
-    def commit(self) -> None:
-        self._staged.commit()
-
-    def discard(self) -> None:
-        self._staged.discard()
-
     def _put(self, block: NDArray[np.uint8], offset: int) -> None:
         done = 0
         try:
@@ -166,6 +167,31 @@ class NpySink:
         with self._lock:
             file.seek(offset)
             return file.write(view)
+
+
+class NpySink(NpyPart):
+    """A new .npy file, version 1.0, as np.save writes it, in the order of axes of `fortran`."""
+
+    def __init__(
+        self, target: str, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool, *, force: bool
+    ) -> None:
+        dtype = dtype.newbyteorder("=")
+        header = header_bytes(shape, dtype, fortran)
+        nbytes = len(header) + math.prod(shape) * dtype.itemsize
+        self._whole = Staged(target, force=force)
+        super().__init__(target, self._whole, len(header), nbytes, dtype)
+        try:
+            self._whole.extend(nbytes)
+            self._put(np.frombuffer(header, np.uint8), 0)
+        except BaseException:
+            self._whole.discard()
+            raise
+
+    def commit(self) -> None:
+        self._whole.commit()
+
+    def discard(self) -> None:
+        self._whole.discard()
 
 
 def read_header(read: Callable[[int], bytes], address: str) -> Header:

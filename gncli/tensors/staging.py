@@ -15,9 +15,47 @@ from gncli.leavings import clear_later, is_cleared
 from gncli.tensors.address import reason
 
 NAME_MAX = 255  # bytes, on every file system in common use
+_STRETCH = 16 << 20  # bytes reserved at a time: whoever writes to the file waits meanwhile
 
 
-class Staged:
+class Joined:
+    """The file of a `Staged`, to write into; from another process, by its name. Raises OutputError."""
+
+    file: FileIO
+
+    def __init__(self, target: str, path: str) -> None:
+        self.target, self.path = target, path
+        try:
+            self.file = FileIO(path, "r+b")
+        except OSError as error:
+            raise OutputError(f"cannot write '{path}': {reason(error)}", address=target) from None
+
+    def __reduce__(self) -> tuple[type[Joined], tuple[str, str]]:
+        return Joined, (self.target, self.path)
+
+    def reserve(self, nbytes: int) -> None:
+        """Take the space, where the file system can promise it; also beside writes, which it leaves alone.
+
+        It takes time where the file system fills the space with zeros (tmpfs).
+        """
+        try:
+            if nbytes:
+                _allocate(self.file.fileno(), nbytes)
+        except OSError as error:
+            raise self.failure(error, f"{nbytes} bytes") from None
+
+    def failure(self, error: OSError, what: str = "the output") -> OutputError:
+        """The OutputError for a write that failed."""
+        hint = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            with contextlib.suppress(OSError, AttributeError):
+                room = os.statvfs(os.path.dirname(self.path))
+                hint = f" ({room.f_bavail * room.f_frsize} bytes are free)"
+            hint += "; make room, or write elsewhere with -o"
+        return OutputError(f"cannot write {what}: {reason(error)}{hint}", address=self.target)
+
+
+class Staged(Joined):
     """A new file on its way to `target`. `path` is where it is written, `file` is open on it.
 
     A symlink is written through: what it points to is replaced and the link stays. Raises
@@ -54,27 +92,6 @@ class Staged:
             os.ftruncate(self.file.fileno(), nbytes)
         except OSError as error:
             raise self.failure(error, f"{nbytes} bytes") from None
-
-    def reserve(self, nbytes: int) -> None:
-        """Take the space, where the file system can promise it; also beside writes, which it leaves alone.
-
-        It takes time where the file system fills the space with zeros (tmpfs).
-        """
-        try:
-            if nbytes:
-                _allocate(self.file.fileno(), nbytes)
-        except OSError as error:
-            raise self.failure(error, f"{nbytes} bytes") from None
-
-    def failure(self, error: OSError, what: str = "the output") -> OutputError:
-        """The OutputError for a write that failed."""
-        hint = ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            with contextlib.suppress(OSError, AttributeError):
-                room = os.statvfs(self._folder)
-                hint = f" ({room.f_bavail * room.f_frsize} bytes are free)"
-            hint += "; make room, or write elsewhere with -o"
-        return OutputError(f"cannot write {what}: {reason(error)}{hint}", address=self.target)
 
     def commit(self) -> None:
         """Flush to disk, take the target's name, flush the folder. Discards where that fails."""
@@ -188,10 +205,13 @@ def _allocate(descriptor: int, nbytes: int) -> None:
     libc = _libc()
     if not hasattr(libc, "fallocate"):
         return
-    done = libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(nbytes))
-    error = ctypes.get_errno()
-    if done != 0 and error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EINTR):
-        raise OSError(error, os.strerror(error))
+    for start in range(0, nbytes, _STRETCH):
+        stretch = ctypes.c_int64(min(_STRETCH, nbytes - start))
+        if libc.fallocate(descriptor, 0, ctypes.c_int64(start), stretch) != 0:
+            error = ctypes.get_errno()
+            if error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EINTR):
+                raise OSError(error, os.strerror(error))
+            return
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,39 @@
+"""`gn info`: what each input is, by its header."""
+
+from __future__ import annotations
+
+import click
+
+from gncli.cli import attempts, options
+from gncli.report import reporting
+
+
+@click.command()
+@options.inputs_opts
+@options.words_opts
+@click.pass_context
+def info(
+    ctx: click.Context,
+    /,
+    inputs: tuple[str, ...],
+    from_file: str | None,
+    null: bool,
+    format: str,
+    quiet: bool,
+) -> None:
+    """Print the header of each INPUT, and the groups it may have.
+
+    Reads no data, so that it is quick for any size. An HDF5 file without ::/path is every numeric
+    dataset in it; a glob, as in 'f.h5::/layer*/**', names some of them; - is every .npy on a pipe.
+    """
+    from gncli.info import info_file
+    from gncli.tensors import more
+
+    with attempts() as attempt, reporting(format, quiet=quiet) as show:
+        for given in options.all_inputs(ctx, inputs, from_file, null):
+            with attempt(given):
+                again = True
+                while again:
+                    for record in info_file(given):
+                        show(record)
+                    again = more(given)
