@@ -182,6 +182,7 @@ def test_a_killed_batch_can_be_resumed(here: Path) -> None:
         for _ in range(20):
             run.stdout.readline()
         run.kill()
+        run.stdout.read()  # until its workers are gone, too
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert re.fullmatch(r"\d+ done, 0 failed, \d+ skipped, .*", summary(done.stderr))
     check("out", tensors)

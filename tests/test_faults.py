@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -11,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -189,6 +192,38 @@ def test_a_signal_while_a_pipe_gives_nothing(tmp_path: Path, number: int, code: 
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("kind", ["HDF5", "Fortran order", "list"])
+def test_a_signal_while_standard_input_is_awaited(tmp_path: Path, number: int, code: int, kind: str) -> None:
+    """The temporary file goes, too."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    content = b"\x89HDF\r\n\x1a\n" + bytes(5000)
+    words = "normalize - -o y.npy -g 1 --memory 1M"
+    if kind == "Fortran order":
+        content = saved(np.asfortranarray(normal(64, 64, 300)))[:-1]
+    elif kind == "list":
+        words, content = "stats --from-file -", b"x.npy\n"
+    environment = {**os.environ, "TMPDIR": str(spool)}
+    with start(words, tmp_path, stdin=subprocess.PIPE, env=environment) as process:
+        assert process.stdin is not None
+        process.stdin.write(content)
+        process.stdin.flush()
+        until(lambda: unread(process.stdin) == 0, "nothing is read")
+        process.send_signal(number)
+        assert process.wait(timeout=30) == code
+        assert process.communicate() == (b"", b"")
+    assert os.listdir(tmp_path) == ["spool"]
+    assert os.listdir(spool) == []
+
+
+def unread(pipe: Any) -> int:
+    """Bytes that nobody has read from the pipe yet."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe.fileno(), termios.FIONREAD, count)
+    return count[0]
+
+
 ENDLESS = """
 import os, sys, time
 import gncli.executors
@@ -239,8 +274,7 @@ def test_a_signal_during_a_batch(tmp_path: Path, number: int, code: int) -> None
         assert run.wait(timeout=30) == code
         assert run.communicate(timeout=30) == (b"", b"")
     done = sorted(os.listdir(tmp_path / "out"))
-    assert done == names[: len(done)]
-    assert len(done) < len(names)
+    assert set(done) < set(names)
     for name in done:
         assert ulp_distance(np.load(tmp_path / "out" / name), reference(x, 4)).max() <= 1
 

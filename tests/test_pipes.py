@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from oracle import ulp_distance
 from gncli.cli import gn as group
 from gncli.layout import geometry
 from gncli.plan import plan
+from gncli.tensors.stream import SpooledSink
 
 GN = [sys.executable, "-m", "gncli"]
 
@@ -291,6 +293,16 @@ def test_a_large_spool_is_told(tmp_path: Path, words: str, x: Array) -> None:
         assert done.stderr.decode() == note
         if done.stdout:
             assert ulp_distance(loaded(done.stdout)[0], reference(array, 4)).max() <= 1
+
+
+def test_a_spool_is_for_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that is everybody's."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    sink = SpooledSink((2, 4), np.dtype("f4"), False)
+    (name,) = os.listdir(tmp_path)
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    sink.discard()
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ class SpooledSink(NpySink):
         self._out = standard_output()
         name = os.path.join(spool_folder(), f"gn-{os.urandom(4).hex()}.npy")
         super().__init__(name, shape, dtype, fortran, force=False)
+        os.fchmod(self._staged.file.fileno(), 0o600)  # others may look into the folder
         self.address = "-"
         if self._nbytes >= LARGE:
             tell_of_spool("-")
