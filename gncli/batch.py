@@ -17,6 +17,7 @@ from gncli.plan import TILE
 from gncli.progress import Progress
 from gncli.tensors import more
 from gncli.tensors.address import SUFFIXES, split, suffix
+from gncli.tensors.staging import remove_left
 
 SMALL = 64 << 20  # bytes: less is done by one worker, so that others can do other files
 BUNDLE = 8 << 20  # bytes of files, overhead included, that a worker is given at once
@@ -117,6 +118,7 @@ class Batch:
                     done += 1
         except WorkerError as error:
             for job in chain.from_iterable(bundles[done:]):
+                remove_left(job.target, look_again=True)
                 yield job, WorkerError(error.message)
 
     def _several(self, settings: Settings, bundle: Sequence[Job]) -> list[Outcome]:

@@ -219,15 +219,16 @@ def test_small_files_side_by_side(here: Path, monkeypatch: pytest.MonkeyPatch, j
 KILLED = """
 import os, signal, gncli.batch, gncli.executors
 from gncli.cli import main
+from gncli.tensors.staging import Staged
 
-whole = gncli.batch.normalize_file
+whole = Staged.commit
 
-def killed(address, *args, **kwargs):
-    if address == "03.npy":
+def killed(self):
+    if self.target == "out/03.npy":
         os.kill(os.getpid(), signal.SIGKILL)
-    return whole(address, *args, **kwargs)
+    whole(self)
 
-gncli.batch.normalize_file = killed
+Staged.commit = killed
 gncli.batch.BUNDLE = gncli.executors._WORTH_FORKING = 1
 main()
 """
@@ -248,6 +249,7 @@ def test_a_killed_worker_fails_what_it_had_to_do(here: Path) -> None:
     assert [error.split(":")[2] for error in errors] == [f" {name}" for name in list(tensors)[len(told) :]]
     assert all("a worker was killed" in error for error in errors)
     assert summary(done.stderr).startswith(f"{len(told)} done, {len(errors)} failed")
+    assert set(told) <= set(os.listdir("out")) <= set(tensors), "a temporary file is left"
 
 
 def test_which_are_done_side_by_side(here: Path) -> None:

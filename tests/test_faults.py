@@ -127,7 +127,8 @@ def test_signals_at_any_moment(slow: tuple[Path, bytes, float], jobs: int) -> No
         chance.choice([os.killpg, os.kill])(process.pid, number)
         assert process.communicate(timeout=30) == (b"", b"")
         ends.append(process.returncode)
-        assert process.returncode in (0, 128 + number)
+        # The last is what a shell calls 128 + number, too: Python, at its very end, has no handlers any more.
+        assert process.returncode in (0, 128 + number, -number)
         if (folder / "y.npy").exists():  # also where the signal came just after
             assert (folder / "y.npy").read_bytes() == whole
             (folder / "y.npy").unlink()
