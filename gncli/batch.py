@@ -6,16 +6,18 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, TypeVar
 
 from gncli.engine import Advance
+from gncli.errors import WorkerError
 from gncli.executors import in_order, usable_cores, workers
 from gncli.normalize import Normalized, Settings, normalize_datasets, normalize_file
 from gncli.plan import TILE
 from gncli.progress import Progress
 from gncli.tensors import more
 from gncli.tensors.address import SUFFIXES, split, suffix
+from gncli.tensors.staging import remove_left
 
 SMALL = 64 << 20  # bytes: less is done by one worker, so that others can do other files
 BUNDLE = 8 << 20  # bytes of files, overhead included, that a worker is given at once
@@ -111,10 +113,16 @@ class Batch:
         count = max(1, min(self.settings.jobs or usable_cores(), self.settings.memory // TILE, len(jobs)))
         share = replace(self.settings, jobs=1, memory=self.settings.memory // count, progress=False)
         bundles = [*_bundles(jobs)]
-        with workers(count, size, forkable=True) as executor:
-            results = in_order(executor, partial(self._several, share), bundles, 2 * count)
-            for bundle, outcomes in zip(bundles, results, strict=True):
-                yield from zip(bundle, outcomes, strict=True)
+        done = 0
+        try:
+            with workers(count, size, forkable=True) as executor:
+                for outcomes in in_order(executor, partial(self._several, share), bundles, 2 * count):
+                    yield from zip(bundles[done], outcomes, strict=True)
+                    done += 1
+        except WorkerError as error:
+            for job in chain.from_iterable(bundles[done:]):
+                remove_left(job.target, look_again=True)
+                yield job, [(job.addresses[0], WorkerError(error.message))]
 
     def _several(self, settings: Settings, bundle: Sequence[Job]) -> list[Outcomes]:
         return [self._do(job, settings, None) for job in bundle]

@@ -81,6 +81,7 @@ def workers(jobs: int, size: int, *, forkable: bool) -> Iterator[Executor]:
 def _processes(jobs: int) -> Executor | None:
     """Forked at the first task: what was made before is there in the workers. None where that can't be."""
     import gc
+    import resource
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
@@ -94,6 +95,9 @@ def _processes(jobs: int) -> Executor | None:
                         process.kill()
                     raise
 
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if open_files != resource.RLIM_INFINITY:
+        jobs = min(jobs, max(2, open_files // 4))  # each takes one or two, and to have none left is an error
     gc.freeze()  # a worker that collected garbage among what it has from here would have it copied
     begin = partial(_be_worker, os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     try:

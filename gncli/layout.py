@@ -29,6 +29,7 @@ Box: TypeAlias = tuple[tuple[int, int], ...]  # start and stop on each axis of t
 GENERIC = ("channels_first", "channels_last")
 _SPACE = {0: "", 1: "L", 2: "HW", 3: "DHW", 4: "TDHW"}
 _SPARE = "TDHWABEFGIJKLMOPQRSUVXYZ"
+MAX_RANK = 2 + len(_SPARE)  # a letter an axis
 
 
 def _space(rank: int) -> str:
@@ -63,11 +64,13 @@ class Layout:
         return None if self.word in GENERIC else len(self.word)
 
     def fits(self, shape: Sequence[int]) -> bool:
-        return len(shape) >= 2 if self.rank is None else len(shape) == self.rank
+        return 2 <= len(shape) <= MAX_RANK if self.rank is None else len(shape) == self.rank
 
     def on(self, shape: Sequence[int]) -> Layout:
         """The word for this very shape: channels_first on 4 axes is NCHW. Raises LayoutError."""
         rank = len(shape)
+        if rank > MAX_RANK:
+            raise LayoutError(f"shape {tuple(shape)} has {rank} axes; gn takes {MAX_RANK} at most")
         if not self.fits(shape):
             needs = f"{self.rank} axes" if self.rank else "2 axes or more"
             fitting = ", ".join(layouts(rank))

@@ -111,6 +111,8 @@ class Plan:
     @property
     def lot(self) -> int:
         """Blocks that a worker is given at a time: several of many, lest it wait for each one."""
+        if self.geometry.size == 0:
+            return 1
         first, second = self._shape_of_window()
         one, two = self.axes[1], self.axes[3]
         if min(first * one.step, one.length) * min(second * two.step, two.length) > _FEW:

@@ -14,6 +14,15 @@ FLICKER = 0.1  # seconds between two states of a line on a terminal
 BAR = 20  # characters
 
 
+_UNDER_WAY: list[Progress] = []
+
+
+def make_way() -> None:
+    """Before anything else is said, on stderr or on a terminal's stdout."""
+    for progress in _UNDER_WAY:
+        progress.make_way()
+
+
 class Progress:
     """Bytes done, speed and time left. `show`: always, never, or (None) on a terminal only.
 
@@ -36,10 +45,17 @@ class Progress:
         self._dirty = False
 
     def __enter__(self) -> Progress:
+        _UNDER_WAY.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.make_way()
+        _UNDER_WAY.remove(self)
+
+    def make_way(self) -> None:
+        """Take the line back, if there is one, for other words to stand in its place."""
         if self._dirty and self._start:
+            self._dirty = False
             self._write(self._start + self._end)
 
     def advance(self, count: int) -> None:

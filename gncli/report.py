@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import Protocol, TextIO
 
 from gncli.errors import OutputError
+from gncli.progress import make_way
 from gncli.words import Grid, Part, cell, listing, printable
 
 Record = Mapping[str, object]
@@ -29,6 +30,7 @@ NAME_WIDTH = 16  # a tensor's name is folded to no less, and only on a terminal
 
 def say(level: str, text: str) -> None:
     """`gn: LEVEL: TEXT`, one line on stderr."""
+    make_way()
     with suppress(OSError):  # nobody is left to be told that nobody listens
         print(printable(f"gn: {level}: {text}"), file=sys.stderr, flush=True)
 
@@ -121,6 +123,7 @@ REPORTERS: dict[str, Callable[[TextIO], Reporter]] = {"table": Table, "json": Js
 
 
 def _write(stream: TextIO, text: str) -> None:
+    make_way()
     try:
         stream.write(f"{text}\n")
         stream.flush()

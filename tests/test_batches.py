@@ -182,6 +182,7 @@ def test_a_killed_batch_can_be_resumed(here: Path) -> None:
         for _ in range(20):
             run.stdout.readline()
         run.kill()
+        run.stdout.read()  # until its workers are gone, too
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert re.fullmatch(r"\d+ done, 0 failed, \d+ skipped, .*", summary(done.stderr))
     check("out", tensors)
@@ -213,6 +214,42 @@ def test_small_files_side_by_side(here: Path, monkeypatch: pytest.MonkeyPatch, j
             assert outcome.record["shape"] == list(tensors[address].shape)
     del tensors["07.npy"]
     check("out", tensors)
+
+
+KILLED = """
+import os, signal, gncli.batch, gncli.executors
+from gncli.cli import main
+from gncli.tensors.staging import Staged
+
+whole = Staged.commit
+
+def killed(self):
+    if self.target == "out/03.npy":
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(self)
+
+Staged.commit = killed
+gncli.batch.BUNDLE = gncli.executors._WORTH_FORKING = 1
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_a_killed_worker_fails_what_it_had_to_do(here: Path) -> None:
+    """As by the system, for want of memory. What was done before stands, and the rest is told."""
+    tensors = {f"{k:02}.npy": normal(2, 8, 50) for k in range(12)}
+    for name, x in tensors.items():
+        np.save(name, x)
+    words = ["normalize", *tensors, "-g", "4", "-j", "2", "-o", "out/", "--format", "json"]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    *errors, _ = done.stderr.splitlines()
+    told = [json.loads(line)["input"] for line in done.stdout.splitlines()]
+    assert told == list(tensors)[: len(told)]
+    assert [error.split(":")[2] for error in errors] == [f" {name}" for name in list(tensors)[len(told) :]]
+    assert all("a worker was killed" in error for error in errors)
+    assert summary(done.stderr).startswith(f"{len(told)} done, {len(errors)} failed")
+    assert set(told) <= set(os.listdir("out")) <= set(tensors), "a temporary file is left"
 
 
 def test_which_are_done_side_by_side(here: Path) -> None:

@@ -287,6 +287,9 @@ def test_signals_end_the_workers_too(large: Path, number: int, whole_group: bool
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (code, "", "")
     assert os.listdir(large.parent) == ["x.npy"]
+    until = time.monotonic() + 10  # a worker that is in the middle of a block sees soon that it is alone
+    while any(map(alive, pids)) and time.monotonic() < until:
+        time.sleep(0.02)
     assert not any(map(alive, pids))
 
 

@@ -319,3 +319,10 @@ def test_channel_numbers_of_runs_longer_than_a_tile(word: str, interleaved: bool
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("gncli.plan.TILE", 1024)
             assert np.array_equal(channels_by_tile(view), definition(*tensor)[2])
+
+
+@pytest.mark.parametrize("word", ["channels_first", "channels_last", "NCHW"])
+def test_an_axis_needs_a_letter(word: str) -> None:
+    assert len(Layout.parse("channels_first").on((1,) * 26).word) == 26
+    with pytest.raises(LayoutError, match=r"has 27 axes; gn takes 26 at most$"):
+        Layout.parse(word).on((1,) * 27)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,16 @@ import h5py
 import numpy as np
 import pytest
 from arrays import Array, normal, rng
+from click.testing import CliRunner
 from conftest import Gn, Shell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import ulp_distance
 
+from gncli.cli import gn as group
 from gncli.layout import geometry
 from gncli.plan import plan
+from gncli.tensors.stream import SpooledSink
 
 GN = [sys.executable, "-m", "gncli"]
 
@@ -140,6 +144,18 @@ def test_blocks_are_in_storage_order_when_the_plan_says_so(
         assert cut.one_pass == all(len(window.blocks) == 1 for window in cut.windows())
 
 
+def test_within_a_process_that_has_its_own_streams() -> None:
+    """As click's test runner: standard input and output are what Python says that they are."""
+    x = normal(2, 4, 3)
+    runner = CliRunner()
+    for _ in range(2):  # the second does not find the first one's stream
+        done = runner.invoke(group, ["normalize", "-", "-g", "4", "-q"], input=saved(x, x))
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert [ulp_distance(y, reference(x, 4)).max() <= 1 for y in loaded(done.stdout_bytes)] == [True] * 2
+    done = runner.invoke(group, ["stats", "--from-file", "-"], input="none.npy")
+    assert done.stderr.startswith("gn: error: none.npy: no such file")
+
+
 # Several tensors
 
 
@@ -178,6 +194,26 @@ def test_several_files_onto_one_pipe(tmp_path: Path) -> None:
         np.save(tmp_path / f"{name}.npy", x)
     done = piped("normalize a.npy b.npy -q -g 2 -o -", b"", tmp_path)
     assert [y.shape for y in loaded(done.stdout)] == [x.shape for x in arrays]
+
+
+def test_nothing_follows_a_tensor_that_broke_off(tmp_path: Path) -> None:
+    """It would be taken for the rest of it. What fails before its first byte is left out, and no more."""
+    x = normal(8, 64, 3000)
+    for name, spoiled in (("a", None), ("b", 0), ("c", None), ("d", -1), ("e", None)):
+        y = x.copy()
+        if spoiled is not None:
+            y[spoiled, 0, 0] = np.nan
+        np.save(tmp_path / f"{name}.npy", y)
+    words = "normalize a.npy b.npy c.npy d.npy e.npy -q -o - --nan fail -j 1 --memory 1M"
+    done = piped(words, b"", tmp_path, code=1)
+    assert [line.split(b":")[2] for line in done.stderr.splitlines()] == [
+        b" b.npy",
+        b" d.npy",
+        b" standard output",
+    ]
+    whole = piped("normalize a.npy -q -o -", b"", tmp_path).stdout
+    assert done.stdout.startswith(2 * whole)
+    assert 2 * len(whole) < len(done.stdout) < 3 * len(whole)
 
 
 def test_several_tensors_do_not_go_into_one_file(tmp_path: Path) -> None:
@@ -253,10 +289,20 @@ def test_a_large_spool_is_told(tmp_path: Path, words: str, x: Array) -> None:
             input=(tmp_path / "x.npy").read_bytes(), timeout=60, check=True,
             env={**os.environ, "TMPDIR": str(tmp_path)},
         )  # fmt: skip
-        note = f"gn: note: -: 3 MB go through a temporary file in {tmp_path}\n" if said else ""
+        note = f"gn: note: -: more than 0 MB go through a temporary file in {tmp_path}\n" if said else ""
         assert done.stderr.decode() == note
         if done.stdout:
             assert ulp_distance(loaded(done.stdout)[0], reference(array, 4)).max() <= 1
+
+
+def test_a_spool_is_for_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that is everybody's."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    sink = SpooledSink((2, 4), np.dtype("f4"), False)
+    (name,) = os.listdir(tmp_path)
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    sink.discard()
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 
 import pytest
 
 from gncli import progress
 from gncli.progress import Progress
+from gncli.report import reporting, say
 
 
 class Terminal(io.StringIO):
@@ -60,6 +62,27 @@ def test_a_bar_on_a_terminal(clock: Callable[[float], None]) -> None:
         f"{full}\x1b[K",
     ]
     assert log.getvalue().splitlines()[1] == full.replace("[####################] ", "")
+
+
+def test_it_makes_way_for_words(
+    clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    with Progress("x", 4000, None) as line:
+        clock(2.0)
+        line.advance(1000)
+        say("warning", "first")
+        say("warning", "second")
+        with reporting("json") as show:
+            show({"a": 1})
+        clock(3.0)
+        line.advance(1000)
+        with reporting("json") as show:
+            show({"a": 2})
+    shown = re.sub(r"gn: x: [^\x1b]*", "LINE", stream.getvalue())
+    assert shown == "\rLINE\x1b[K\r\x1b[Kgn: warning: first\ngn: warning: second\n\rLINE\x1b[K\r\x1b[K"
+    assert capsys.readouterr().out == '{"a": 1}\n{"a": 2}\n'
 
 
 def test_a_terminal_is_not_flooded(clock: Callable[[float], None]) -> None:

@@ -35,6 +35,7 @@ CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "m
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
 
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 GRACE = 0.4  # seconds that a signal leaves for what is under way to end by itself
 
 
@@ -168,7 +169,8 @@ def gn() -> None:
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     """Leave by an exception, so that all is put away; by force where that takes long."""
-    signal.signal(number, signal.SIG_IGN)  # once is enough: what puts away now is not to be cut short
+    for each in STOPPING:  # once is enough: what puts away now is not to be cut short
+        signal.signal(each, signal.SIG_IGN)
     # Without a lock of Python's, which the main thread may be holding just now.
     _thread.start_new_thread(_leave, (128 + number,))
     raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
@@ -185,9 +187,8 @@ def main() -> None:
     """What the shell runs. The process is gn's own, and is set up here."""
     # The engine brings its own threads, and BLAS's would fight them. Read once, when numpy is loaded.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
             signal.signal(number, _stop)
     # None where the shell closed it. A file of ours that took its number would be written to, or read.
     if sys.stdin is None:

@@ -48,6 +48,9 @@ def open_file(path: str) -> FileIO:
         # Without O_NONBLOCK, opening a FIFO that nobody writes would hang before it can be told apart.
         file = FileIO(path, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0)))
     except FileNotFoundError:
+        if os.path.islink(path):
+            message = f"is a link to '{os.readlink(path)}', where there is no file"
+            raise AddressError(message, address=path) from None
         raise AddressError(f"no such file{_near_files(path)}", address=path) from None
     except IsADirectoryError:
         raise AddressError("is a directory; give the files in it", address=path) from None

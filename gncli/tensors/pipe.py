@@ -24,6 +24,7 @@ LARGE = 100_000_000  # bytes that do not go unsaid into $TMPDIR
 Binary: TypeAlias = io.FileIO | io.BufferedIOBase
 
 _OPEN: dict[str, Stream] = {}
+_BROKEN: set[str] = set()
 
 
 def stream_at(path: str) -> Stream | None:
@@ -111,22 +112,22 @@ class Stream:
             import tempfile  # which loads some twenty modules
 
             try:
-                descriptor, self._spool = tempfile.mkstemp(".h5", "gn-")
+                descriptor, self._spool = tempfile.mkstemp(".h5", "gn-", spool_folder())
                 clear_later(self._spool, partial(os.unlink, self._spool))
                 with open(descriptor, "wb", buffering=0) as file:
-                    copied = self.copy(file, None)
+                    self.copy(file, None)
             except OSError as error:
                 raise no_room(error, self.address) from None
-            if copied >= LARGE:
-                tell_of_spool(self.address, copied)
         return self._spool
 
     def copy(self, file: io.FileIO, nbytes: int | None) -> int:
-        """Write the next `nbytes` to a file, or all there are; the count of them."""
+        """Write the next `nbytes` to a temporary file, or all there are; the count of them."""
         room, copied = memoryview(bytearray(CHUNK)), 0
         while nbytes is None or copied < nbytes:
             got = self.fill(room if nbytes is None else room[: nbytes - copied])
             write_all(file, room[:got])
+            if copied < LARGE <= copied + got:
+                tell_of_spool(self.address)
             copied += got
             if got == 0:
                 break
@@ -155,7 +156,10 @@ class Stream:
 
 
 def standard_output() -> Binary:
-    """For bytes. Raises OutputError where it is a terminal, or closed."""
+    """For bytes. Raises OutputError where it is a terminal, or closed, or has broken off."""
+    if _BROKEN:
+        hint = "broke off within a tensor; nothing more is written to it"
+        raise OutputError(hint, address="standard output")
     if sys.stdout is None or sys.__stdout__ is None:
         raise OutputError("is closed; write to a file with -o", address="standard output")
     if sys.stdout.isatty():
@@ -166,6 +170,12 @@ def standard_output() -> Binary:
         return cast("io.BufferedIOBase", sys.stdout.buffer)
     _widen(descriptor)
     return io.FileIO(descriptor, "wb", closefd=False)
+
+
+def break_off() -> None:
+    """Have nothing more written to standard output by this command."""
+    _BROKEN.add("-")
+    clear_later(standard_output, _BROKEN.clear)
 
 
 def write_all(file: Binary, data: memoryview) -> None:
@@ -207,14 +217,20 @@ def _widen(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE)
 
 
-def tell_of_spool(address: str, nbytes: int) -> None:
+def spool_folder() -> str:
+    """$TMPDIR, and no other where that is set: Python would go on to /tmp without a word."""
     from tempfile import gettempdir
 
-    say("note", f"{address}: {nbytes / 1e6:.0f} MB go through a temporary file in {gettempdir()}")
+    return os.environ.get("TMPDIR") or gettempdir()
+
+
+def tell_of_spool(address: str) -> None:
+    say(
+        "note",
+        f"{address}: more than {LARGE // 1_000_000} MB go through a temporary file in {spool_folder()}",
+    )
 
 
 def no_room(error: OSError, address: str) -> OutputError:
-    from tempfile import gettempdir
-
     hint = "set TMPDIR to a folder with room"
-    return OutputError(f"cannot be kept in {gettempdir()}: {reason(error)}; {hint}", address=address)
+    return OutputError(f"cannot be kept in {spool_folder()}: {reason(error)}; {hint}", address=address)

@@ -68,19 +68,16 @@ class Staged(Joined):
         self.target = target
         self._force = force
         self._final = os.path.realpath(target)
-        self._folder, name = os.path.split(self._final)
+        self._folder = os.path.dirname(self._final)
         _check_target(target, self._final, force)
-        # The temporary's name is longer than the target's, which may be as long as names can be.
-        stem = os.fsdecode(os.fsencode(name)[: NAME_MAX - len("..gn-12345678.tmp")])
-        _remove_left(self._folder, f".{stem}.gn-")
+        remove_left(target)
         try:
-            self.path, self.file = _create(os.path.join(self._folder, f".{stem}.gn-"))
+            self.path, self.file = _create(_start(self._final))
         except FileNotFoundError:
             folder = self._folder if os.path.islink(target) else os.path.dirname(target)
             raise OutputError(f"there is no folder '{folder}'; make it first", address=target) from None
         except OSError as error:
             raise OutputError(f"cannot write there: {reason(error)}", address=target) from None
-        clear_later(self.path, partial(os.unlink, self.path))
         self._standing = True  # the temporary is there, to be renamed or removed
 
     def extend(self, nbytes: int) -> None:
@@ -137,6 +134,11 @@ class Staged(Joined):
 
 def _check_target(target: str, final: str, force: bool) -> None:
     """Raise OutputError unless a file may come to stand at `final`, the real path of `target`."""
+    odd = "is not a regular file; give another output, or -o - for a pipe"
+    with contextlib.suppress(OSError, ValueError):
+        mode = os.stat(target).st_mode  # what /dev/stdout is, its real path does not say
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OutputError(odd, address=target)
     try:
         mode = os.lstat(final).st_mode
     except FileNotFoundError:
@@ -148,16 +150,28 @@ def _check_target(target: str, final: str, force: bool) -> None:
     if stat.S_ISDIR(mode):
         raise OutputError("is a directory; give a file in it", address=target)
     if not stat.S_ISREG(mode):  # renaming over /dev/null would take it away from everyone
-        raise OutputError("is not a regular file; give another output", address=target)
+        raise OutputError(odd, address=target)
     if not force:
         raise OutputError("exists; use --force to overwrite it", address=target)
+
+
+def _start(final: str) -> str:
+    """Of the names of temporaries: longer than the target's, which may be as long as names can be."""
+    folder, name = os.path.split(final)
+    stem = os.fsdecode(os.fsencode(name)[: NAME_MAX - len("..gn-12345678.tmp")])
+    return os.path.join(folder, f".{stem}.gn-")
 
 
 def _create(start: str) -> tuple[str, FileIO]:
     """A new file of a name that begins with `start`, locked: as long as it is, somebody writes it."""
     while True:
         path = f"{start}{os.urandom(4).hex()}.tmp"
-        file = FileIO(path, "x+b")  # O_EXCL, mode 0o666 less the umask
+        clear_later(path, partial(os.unlink, path))
+        try:
+            file = FileIO(path, "x+b")  # O_EXCL, mode 0o666 less the umask
+        except OSError:
+            is_cleared(path)
+            raise
         with contextlib.suppress(OSError, ImportError):  # a file system without locks
             import fcntl
 
@@ -177,8 +191,11 @@ def _temporaries(folder: str) -> tuple[str, ...]:
         return ()
 
 
-def _remove_left(folder: str, start: str) -> None:
-    """Remove what killed runs left: temporaries of this output that nobody has locked."""
+def remove_left(target: str, *, look_again: bool = False) -> None:
+    """Remove what was left by the killed: temporaries of this output that nobody has locked."""
+    folder, start = os.path.split(_start(os.path.realpath(target)))
+    if look_again:
+        _temporaries.cache_clear()
     for name in _temporaries(folder):
         if not name.startswith(start):
             continue

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +23,9 @@ from gncli.tensors.pipe import (
     LARGE,
     Binary,
     Stream,
+    break_off,
     no_room,
+    spool_folder,
     standard_output,
     tell_of_spool,
     write_all,
@@ -68,10 +69,10 @@ class StreamSource:
 
     def spooled(self) -> NpySource:
         """The tensor in a temporary file, which has no name: to be read in any order, and more than once."""
-        if self.nbytes >= LARGE:
-            tell_of_spool(self.address, self.nbytes)
+        import tempfile  # which loads some twenty modules
+
         try:
-            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the source closes it
+            file = tempfile.TemporaryFile(buffering=0, dir=spool_folder())  # noqa: SIM115 - the source closes it
             header = header_bytes(self.shape, self.dtype, self.fortran)
             write_all(file, memoryview(header))
             copied = self._stream.copy(file, self.nbytes)
@@ -101,7 +102,10 @@ class StreamSource:
 
 
 class StreamSink:
-    """A tensor on standard output, to be written in storage order."""
+    """A tensor on standard output, to be written in storage order.
+
+    One that breaks off is the last: another after it would be taken for the rest of it.
+    """
 
     positioned = False
     address = "-"
@@ -110,11 +114,13 @@ class StreamSink:
         self._dtype = dtype.newbyteorder("=")
         self._header = header_bytes(shape, self._dtype, fortran)
         self._file = standard_output()
+        self._begun = False
 
     def reserve(self) -> None:
         """A pipe has no space to take."""
 
     def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
+        """Where the runs' values are to be put for `write`."""
         return buffer[: sum(count for _, count in runs)]
 
     def pack(self, runs: Sequence[Run], values: NDArray[Any]) -> NDArray[Any]:
@@ -126,13 +132,17 @@ class StreamSink:
 
     def commit(self) -> None:
         self._begin()
+        self._begun = False
 
     def discard(self) -> None:
         """What is gone down a pipe is gone."""
+        if self._begun:
+            break_off()
 
     def _begin(self) -> None:
-        header, self._header = self._header, b""
-        _put(self._file, memoryview(header))
+        if not self._begun:
+            self._begun = True
+            _put(self._file, memoryview(self._header))
 
 
 class SpooledSink(NpySink):
@@ -140,11 +150,12 @@ class SpooledSink(NpySink):
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> None:
         self._out = standard_output()
-        name = os.path.join(tempfile.gettempdir(), f"gn-{os.urandom(4).hex()}.npy")
+        name = os.path.join(spool_folder(), f"gn-{os.urandom(4).hex()}.npy")
         super().__init__(name, shape, dtype, fortran, force=False)
+        os.fchmod(self._staged.file.fileno(), 0o600)  # others may look into the folder
         self.address = "-"
         if self._nbytes >= LARGE:
-            tell_of_spool("-", self._nbytes)
+            tell_of_spool("-")
 
     def commit(self) -> None:
         file = self._staged.file
@@ -161,4 +172,5 @@ def _put(file: Binary, data: memoryview) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        break_off()
         raise OutputError(f"cannot be written: {reason(error)}", address="standard output") from None
