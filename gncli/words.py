@@ -50,6 +50,8 @@ def listing(records: Sequence[Record]) -> list[Part] | None:
     one = records[0] if len(records) == 1 else None
     if "filters" in records[0]:
         return [_upright(_header_lines(one))] if one else [_headers(records)]
+    if "candidates" in records[0]:
+        return _conventions(records[0])
     if "equal" in records[0]:
         return _comparison(one) if one else [_comparisons(records)]
     return None
@@ -157,3 +159,39 @@ def _passing(record: Record) -> str:
 def _comparisons(records: Sequence[Record]) -> Grid:
     header = ["a", "b", "verdict", "count", "differing", "max_abs", "max_rel", "max_ulp"]
     return Grid(header, [[cell(record[name]) for name in header] for record in records], 3)
+
+
+# Of `gn identify`
+
+
+def _conventions(record: Record) -> list[Part]:
+    head = f"{cell(record['x'])} -> {cell(record['y'])}: {record['dtype_x']} to {record['dtype_y']}"
+    parts: list[Part] = [f"{head} {cell(record['shape'])}", printable(record["verdict"])]
+    rows = [
+        [
+            "yes" if row["match"] else "no",
+            row["layout"] + (" reshaped" if row["reshaped"] else ""),
+            f"{row['groups']} {row['grouping']}",
+            FORMULAS[row["eps_place"], row["divide_by"]],
+            row["variance"],
+            row["affine"],
+            row["activation"],
+            row["statistics"],
+            f"{row['eps']:g}" + (" fitted" if row["fitted"] else ""),
+            cell(row["max_abs"]),
+            cell(row["max_ulp"]),
+        ]
+        for row in record["candidates"]
+    ]
+    header = ["match", "layout", "groups", "divided by", "variance", "affine", "activation", "statistics"]
+    if rows:
+        parts.append(Grid([*header, "eps", "max abs", "max ulp"], rows, len(header)))
+    commands = [row["command"] for row in record["candidates"] if row["match"] and row["command"]]
+    return [*parts, printable(commands[0])] if commands else parts
+
+
+FORMULAS = {
+    ("inside", "std"): "sqrt(var + eps)",
+    ("outside", "std"): "sqrt(var) + eps",
+    ("inside", "variance"): "var + eps",
+}

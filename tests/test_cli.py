@@ -80,7 +80,7 @@ def test_help_names_every_command(gn: Gn) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_have_help(gn: Gn, command: str) -> None:
-    words = {"diff": "A B"}.get(command, "INPUT...")
+    words = {"diff": "A B", "identify": "X Y"}.get(command, "INPUT...")
     assert f"Usage: gn {command} [OPTIONS] {words}\n" in gn(command, "-h").stdout
 
 

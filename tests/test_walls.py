@@ -27,8 +27,11 @@ FLOORS: tuple[set[str], ...] = (
     {"engine"},
     {"api"},
     {"normalize", "stats", "info", "difference"},
-    {"verdict"},
-    {"compare"},
+    {"verdict", "recipes"},
+    {"compare", "sampling"},
+    {"screen"},
+    {"confirm"},
+    {"identify"},
     {"cli"},
     {"__main__"},
 )

@@ -22,7 +22,8 @@ from gncli import __version__
 from gncli.errors import GnError, UsageError
 from gncli.report import say
 
-COMMANDS = ("normalize", "stats", "info", "diff")  # each a module of this package, and the command in it
+# Each is a module of this package, and the command in it.
+COMMANDS = ("normalize", "stats", "info", "diff", "identify")
 CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE

@@ -185,7 +185,11 @@ max_ulp_opt = click.option(
     help="Equal too are those that are at most N values of the narrower float type apart.",
 )  # fmt: skip
 nan_differ_opt = click.option("--nan-differ", is_flag=True, help="NaN is not equal to NaN, as in IEEE 754.")
-a_arg, b_arg = (click.argument(name, metavar=name.upper()) for name in ("a", "b"))
+affine_opt = click.option(
+    "--affine", type=click.Choice(["known", "unknown"]), default="known", show_default=True,
+    help="Scale and shift are as --gamma and --beta say, or are solved for.",
+)  # fmt: skip
+a_arg, b_arg, x_arg, y_arg = (click.argument(name, metavar=name.upper()) for name in "abxy")
 
 grouping_opts: Option[Callable[..., object]] = together(
     groups_opt, channels_per_group_opt, layout_opt, grouping_opt
