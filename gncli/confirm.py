@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import product
 from math import inf, prod
 from typing import Any
 
@@ -20,7 +21,8 @@ from gncli.recipes import Floats, Places, Recipe, Structure
 from gncli.screen import Affine, Fit, inverse, label_of
 from gncli.tensors import Source
 
-ROOM = 2 << 20  # bytes of a worker's block: its arithmetic is in float64, in arrays of its own
+PIECE = 1 << 15  # elements that are worked on at once: dozens of arrays of them go through the caches
+ROOM = 2 << 20  # bytes of a worker's block
 
 
 @dataclass(frozen=True)
@@ -112,38 +114,66 @@ class Confirmation:
                 sound = np.where(moments.finite == moments.size, 1.0, np.nan)
                 mean = (moments.mean[0] + moments.mean[1]) / moments.unit * sound
                 var = moments.m2[0] / moments.finite / moments.unit / moments.unit * sound
-                cells = [v[None, :, None, :, None] for v in (mean, var)]
-                return work(x.astype(np.float64), y, self._places(box), *cells)
+                return [
+                    work(
+                        x[at].astype(np.float64),
+                        y[at],
+                        self._places([span[0] for span in box], at),
+                        mean[None, at[1], None, at[3], None],
+                        var[None, at[1], None, at[3], None],
+                    )
+                    for at in _pieces(x.shape)
+                ]
 
         for window, moments in measure_groups(self.x, cut, self._executor):
             tasks = ((block, moments) for block in window.blocks)
-            yield from in_order(self._executor, task, tasks, 2 * self._jobs)
+            for results in in_order(self._executor, task, tasks, 2 * self._jobs):
+                yield from results
             first, second = (stop - start for start, stop in (cut.box(window.box)[axis] for axis in (1, 3)))
             self._advance(first * second * self.structure.group_size * self.x.dtype.itemsize)
 
-    def _places(self, box: Box) -> Places:
-        spans = (np.arange(*span) * stride for span, stride in zip(box, self._strides, strict=True))
+    def _places(self, start: Sequence[int], at: tuple[slice, ...]) -> Places:
+        """Where the elements of a piece of a box stand, on five axes."""
+        spans = (
+            np.arange(first + along.start, first + along.stop) * stride
+            for first, along, stride in zip(start, at, self._strides, strict=True)
+        )
         a, b, c, d, e = np.ix_(*spans)
         places: Places = a + b + c + d + e
         return places
 
 
+def _pieces(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Boxes of up to `PIECE` elements that make up the shape."""
+    steps = list(shape)
+    for axis in range(len(shape)):
+        steps[axis] = max(1, min(shape[axis], PIECE // prod(steps[axis + 1 :])))
+    cuts = (
+        [slice(i, min(i + step, length)) for i in range(0, length, step)]
+        for length, step in zip(shape, steps, strict=True)
+    )
+    return product(*cuts)
+
+
 def _errors(recipe: Recipe, x: Floats, y: Any, mean: Any, var: Any, scale: Any, shift: Any) -> Errors:
     z = recipe.normalized(x, mean, var)
     out = recipe.activated(z * scale + shift) if recipe.affine != "none" else recipe.activated(z)
-    wanted = y.astype(np.float64)
-    known = np.isfinite(wanted)
-    both = known & np.isfinite(out)
-    odd = (known != np.isfinite(out)) | (~known & (np.isnan(wanted) != np.isnan(out)))
-    off = np.where(both, out - wanted, 0.0)
+    reach = np.abs(recipe.normalized(np.abs(mean), np.zeros_like(mean), var) * scale)
+    known, finite = np.isfinite(y), np.isfinite(out)
+    odd = 0
+    if not (known.all() and finite.all()):
+        odd = int(np.count_nonzero((known != finite) | (~known & (np.isnan(y) != np.isnan(out)))))
+        out, y = out[known & finite], y[known & finite]
+    if not out.size:
+        return Errors(odd=odd)
+    off = (out - y).ravel()
     kind = y.dtype.newbyteorder("=") if y.dtype.kind == "f" else np.dtype(np.float64)
-    near, given = out[both].astype(kind), y[both]
-    top = np.abs(recipe.normalized(np.abs(mean), np.zeros_like(mean), var) * scale)
+    near = out.astype(kind)
     return Errors(
-        int(np.count_nonzero(both)),
+        out.size,
         float(np.vdot(off, off)),
-        float(np.abs(off).max(initial=0.0)),
-        float(ulps(near, given, near, given).max(initial=0.0)),
-        float(np.nanmax(np.abs(given.astype(np.float64)), initial=0.0)) + float(np.nanmax(top, initial=0.0)),
-        int(np.count_nonzero(odd)),
+        float(max(off.max(), -off.min())),
+        float(ulps(near, y, near, y).max()),
+        float(max(y.max(), -float(y.min()))) + float(np.nanmax(reach, initial=0.0)),
+        odd,
     )

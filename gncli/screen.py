@@ -67,7 +67,7 @@ class Fit:
 
     @classmethod
     def of(cls, z: Floats, w: Floats, sound: Any, label: Places, classes: int) -> Fit:
-        """From elements with a normalized value of z; `w` and `sound` are their `inverse`, `label` the class."""
+        """From elements with a normalized value of z, an `inverse` of w where `sound`, and their class."""
         sound = sound & np.isfinite(z) & np.isfinite(w)
         z, w, label = z[sound], w[sound], label[sound]
         weights = (np.ones_like(z), z, w, z * z, z * w)
