@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,12 @@ from gncli.engine import bytes_to_read, normalize_tensor
 from gncli.errors import GnError, LayoutError
 from gncli.executors import usable_cores, workers
 from gncli.groupnorm import Norm
+from gncli.histogram import BINS, HistogramSink, fill, of_statistics
 from gncli.layout import Layout, geometry, group_count, grouped_shape, is_interleaved
 from gncli.moments import Floats
 from gncli.plan import plan
 from gncli.progress import Progress
-from gncli.tensors import Source, default_output, open_sink, open_source
+from gncli.tensors import Sink, Source, default_output, open_sink, open_source
 from gncli.tensors.null import NullSink
 
 
@@ -59,11 +61,13 @@ def normalize_file(
     *,
     force: bool = False,
     dry_run: bool = False,
+    into: Sink | None = None,
     command: str = "",
 ) -> Normalized:
     """Write the normalized tensor of `address` to `output`, by default beside it. Raises GnError.
 
-    On any failure no output stands that did not stand before. A dry run computes all and writes nothing.
+    On any failure no output stands that did not stand before. A dry run computes all and writes nothing,
+    but `into` a sink that is given.
     """
     began = time.monotonic()
     source = open_source(address)
@@ -82,7 +86,7 @@ def normalize_file(
         )
         attributes = {"gn_command": command, "gn_version": __version__, **done}
         sink = (
-            NullSink(target)
+            into or NullSink(target)
             if dry_run
             else open_sink(target, source, dtype, force=force, attributes=attributes)
         )
@@ -120,6 +124,22 @@ def normalize_file(
         "seconds": round(time.monotonic() - began, 6),
     }
     return Normalized(record, outcome.warnings(settings.nan))
+
+
+def with_histograms(record: Mapping[str, Any], settings: Settings, bins: int = BINS) -> dict[str, object]:
+    """The record of `normalize_file` with histograms of the input and of the output, each read once more.
+
+    Of a dry run, the output is computed again. Raises GnError.
+    """
+    address, output = record["input"], record["output"]
+    before, after = (of_statistics(record[name], bins) for name in ("before", "after"))
+    done = {"before": fill(before, address, settings.jobs, settings.progress)}
+    if output is not None:
+        done["after"] = fill(after, output, settings.jobs, settings.progress)
+    elif after is not None:
+        normalize_file(address, None, settings, dry_run=True, into=HistogramSink(address, after))
+        done["after"] = after.row()
+    return {**record, "histogram": done}
 
 
 def _norm(source: Source, word: str, settings: Settings) -> tuple[int, Norm]:

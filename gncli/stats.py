@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import product
@@ -14,6 +14,7 @@ from gncli.api import DEFAULT_MEMORY
 from gncli.engine import measure_all, measure_groups
 from gncli.errors import GnError
 from gncli.executors import usable_cores, workers
+from gncli.histogram import fill, of_statistics
 from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count, is_interleaved
 from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
@@ -68,6 +69,13 @@ def tensor_stats(
                 yield head | parts.names(sample, part) | row
         else:
             yield head | measure_all(source, cut, executor, watch.advance).row()
+
+
+def with_histogram(
+    record: Mapping[str, Any], *, jobs: int | None = None, progress: bool | None = False, **_: object
+) -> dict[str, object]:
+    """The record of a whole tensor with its histogram, for which it is read once more. Raises GnError."""
+    return {**record, "histogram": fill(of_statistics(record), record["input"], jobs, progress)}
 
 
 @dataclass(frozen=True)

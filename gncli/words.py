@@ -5,11 +5,13 @@ One record is a page, several are a row each: a list of lines and grids, which `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 SHOWN = 5  # groups of a comparison
 MEASURES = ("max_abs", "mean_abs", "max_rel", "max_ulp")
+BAR = 16  # characters of the longest bar
 CUT = 60  # characters of attributes, in a row and in a line
 
 
@@ -195,3 +197,36 @@ FORMULAS = {
     ("outside", "std"): "sqrt(var) + eps",
     ("inside", "variance"): "var + eps",
 }
+
+
+# Histograms
+
+
+def histograms(record: Record) -> list[Part]:
+    """Of a record that has any: one, or one before and one after, side by side."""
+    held = record.get("histogram")
+    if not held:
+        return []
+    several = held if "counts" not in held else {"value": held}
+    columns = [column for name, one in several.items() if one for column in _bars(name, one)]
+    header, rows = [column[0] for column in columns], zip(*(column[1:] for column in columns), strict=True)
+    return [Grid(header, [list(row) for row in rows], len(header))] if columns else []
+
+
+def _bars(name: str, histogram: Mapping[str, Sequence[float]]) -> tuple[list[str], ...]:
+    """Three columns: where a bin begins, how many it holds, and a bar of that length."""
+    edges = [cell(float(edge)) for edge in histogram["edges"]]
+    counts = [str(count) for count in histogram["counts"]]
+    most = max(*histogram["counts"], 1)
+    bars = [_bar(count / most) for count in histogram["counts"]]
+    return _right([name, *edges[:-1]]), _right(["count", *counts]), ["", *bars]
+
+
+def _right(texts: list[str]) -> list[str]:
+    width = max(map(len, texts))
+    return [text.rjust(width) for text in texts]
+
+
+def _bar(share: float) -> str:
+    whole, part = divmod(math.ceil(share * BAR * 8), 8)
+    return "█" * whole + " ▏▎▍▌▋▊▉"[part].strip()

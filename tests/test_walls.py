@@ -26,6 +26,7 @@ FLOORS: tuple[set[str], ...] = (
     {"worker"},
     {"engine"},
     {"api"},
+    {"histogram"},
     {"normalize", "stats", "info", "difference"},
     {"verdict", "recipes"},
     {"compare", "sampling"},

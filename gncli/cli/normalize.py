@@ -26,6 +26,7 @@ from gncli.report import reporting, say
 @options.output_opts
 @options.compute_opts
 @options.report_opts
+@options.hist_opt
 @click.pass_context
 def normalize(
     ctx: click.Context,
@@ -36,6 +37,7 @@ def normalize(
     dry_run: bool,
     format: str,
     quiet: bool,
+    hist: bool,
     **chosen: Any,
 ) -> None:
     """Normalize each INPUT by groups of its channels.
@@ -43,9 +45,11 @@ def normalize(
     Writes x.gn.npy beside x.npy (or to --output) and prints the statistics before and after. An HDF5
     file without ::/path is searched for the one dataset that has the layout's rank.
     """
-    from gncli.normalize import Settings, normalize_file
+    from gncli.normalize import Settings, normalize_file, with_histograms
     from gncli.tensors import choose
 
+    if hist:
+        options.not_piped("--hist", *inputs, output)
     settings = Settings(**chosen | options.chosen_groups(ctx))
     fits = _rank_rule(settings.layout if options.was_said(ctx, "layout") else None)
     addresses: list[str] = []
@@ -60,7 +64,7 @@ def normalize(
                 )
                 for warning in done.warnings:
                     say("warning", f"{address}: {warning}")
-                show(done.record)
+                show(with_histograms(done.record, settings) if hist else done.record)
 
 
 def _rank_rule(word: str | None) -> Callable[[tuple[int, ...]], bool]:

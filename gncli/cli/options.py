@@ -98,6 +98,12 @@ def was_said(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) in SAID
 
 
+def not_piped(name: str, *addresses: str | None) -> None:
+    """Raise click.UsageError where an option that reads a tensor twice meets a pipe."""
+    if "-" in addresses:
+        raise click.UsageError(f"{name} reads a tensor twice; give a file in place of -")
+
+
 inputs_arg = click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 
 groups_opt = click.option(
@@ -171,6 +177,9 @@ progress_opt = click.option(
     "--progress/--no-progress",
     default=None,
     help="Say on stderr how far a long run has come.  [default: on a terminal]",
+)
+hist_opt = click.option(
+    "--hist", is_flag=True, help="Show a histogram too, for which the tensor is read once more."
 )
 rtol_opt = click.option(
     "--rtol", metavar="FLOAT", type=float, default=0.0, show_default=True, callback=finite_eps,
