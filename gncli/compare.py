@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import chain
@@ -77,13 +77,20 @@ def compare_files(a: str | None, b: str | None, options: Comparison) -> dict[str
     if a is None or b is None:
         only = "a" if b is None else "b"
         return head | {"equal": False, **_nothing(), "verdict": f"only in {only}"}
+    with opened(a, b, options) as pair:
+        return head | pair.record()
+
+
+@contextmanager
+def opened(a: str, b: str, options: Comparison) -> Iterator[Pair]:
+    """Both tensors, for as long as the context lasts. Raises GnError, blamed on `a` for want of another."""
     with ExitStack() as stack:
         sources = []
         for address in (a, b):
             sources.append(open_source(address))
             stack.callback(sources[-1].close)
         try:
-            return head | _Pair(sources[0], sources[1], options, stack).record()
+            yield Pair(sources[0], sources[1], options, stack)
         except GnError as error:
             raise error.at(a) from None
 
@@ -93,7 +100,7 @@ def _nothing() -> dict[str, object]:
     return dict.fromkeys((*Differences().row(), *WORST)) | {"equal": False}
 
 
-class _Pair:
+class Pair:
     """Two open tensors. They are read in one order: where theirs differ, `a` or `b` is a copy."""
 
     def __init__(self, a: Source, b: Source, options: Comparison, stack: ExitStack) -> None:
@@ -126,7 +133,7 @@ class _Pair:
             return head | _nothing() | {"verdict": "; ".join(["the shapes differ", *words])}
         found = self._differences()
         head |= found.row() | self._worst(found)
-        groups = self._groups() if self.options.groups is not None else None
+        groups = None if self.options.groups is None else self.groups(self.options.groups)
         verdict = ["equal within the tolerance" if found.max_abs else "equal"]
         if found.differing:
             verdict = ["different", *self._why(found, groups)]
@@ -140,7 +147,7 @@ class _Pair:
             return differences(a, b, start, self.options.tolerance)
 
         total = Differences()
-        for part in self._each(self.a, self.b, compare):
+        for part in self.each(self.a, self.b, compare):
             total += part
         return total
 
@@ -151,7 +158,7 @@ class _Pair:
         index = [int(i) for i in np.unravel_index(found.worst, self.a.shape, order)]
         return dict(zip(WORST, (index, found.worst_a, found.worst_b), strict=True))
 
-    def _each(self, a: Source, b: Source, work: Work) -> Iterator[Any]:
+    def each(self, a: Source, b: Source, work: Work) -> Iterator[Any]:
         """What `work` makes of each piece of both, in order."""
 
         def task(run: Run) -> Any:
@@ -209,10 +216,11 @@ class _Pair:
         def check(a: Floats, b: Floats, start: int) -> bool:
             return holds(guess, a, b, np.arange(start, start + a.size))
 
-        return all(self._each(a, b, check))
+        return all(self.each(a, b, check))
 
-    def _groups(self) -> Groups:
-        chosen = dict(self.options.groups or {}, jobs=self.jobs, memory=self.options.memory)
+    def groups(self, chosen: dict[str, Any]) -> Groups:
+        """Their statistics, from a pass over each."""
+        chosen = chosen | {"jobs": self.jobs, "memory": self.options.memory}
         chosen |= {"by": ("sample", "group"), "progress": self.options.progress}
         sides = [tensor_stats(source, source.address, **chosen) for source in self.given]
         return Groups.of(zip(*sides, strict=True), self.a.shape, chosen)

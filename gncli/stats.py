@@ -14,7 +14,7 @@ from gncli.api import DEFAULT_MEMORY
 from gncli.engine import measure_all, measure_groups
 from gncli.errors import GnError
 from gncli.executors import usable_cores, workers
-from gncli.histogram import fill, of_statistics
+from gncli.histogram import BINS, fill, of_statistics
 from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count, is_interleaved
 from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
@@ -72,10 +72,15 @@ def tensor_stats(
 
 
 def with_histogram(
-    record: Mapping[str, Any], *, jobs: int | None = None, progress: bool | None = False, **_: object
+    record: Mapping[str, Any],
+    *,
+    bins: int = BINS,
+    jobs: int | None = None,
+    progress: bool | None = False,
+    **_: object,
 ) -> dict[str, object]:
     """The record of a whole tensor with its histogram, for which it is read once more. Raises GnError."""
-    return {**record, "histogram": fill(of_statistics(record), record["input"], jobs, progress)}
+    return {**record, "histogram": fill(of_statistics(record, bins), record["input"], jobs, progress)}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ FLOORS: tuple[set[str], ...] = (
     {"tile", "moments", "plan"},
     {"measure"},
     {"groupnorm", "tensors", "executors", "report", "progress"},
-    {"worker"},
+    {"worker", "plot"},
     {"engine"},
     {"api"},
     {"histogram"},
@@ -33,6 +33,7 @@ FLOORS: tuple[set[str], ...] = (
     {"screen"},
     {"confirm"},
     {"identify"},
+    {"pictures"},
     {"cli"},
     {"__main__"},
 )

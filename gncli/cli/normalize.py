@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from gncli.cli import attempts, options
 from gncli.errors import UsageError
 from gncli.layout import Layout
 from gncli.report import reporting, say
+
+if TYPE_CHECKING:
+    from gncli.normalize import Settings
 
 
 @click.command()
@@ -26,7 +29,7 @@ from gncli.report import reporting, say
 @options.output_opts
 @options.compute_opts
 @options.report_opts
-@options.hist_opt
+@options.picture_opts
 @click.pass_context
 def normalize(
     ctx: click.Context,
@@ -38,6 +41,7 @@ def normalize(
     format: str,
     quiet: bool,
     hist: bool,
+    plot: str | None,
     **chosen: Any,
 ) -> None:
     """Normalize each INPUT by groups of its channels.
@@ -48,8 +52,7 @@ def normalize(
     from gncli.normalize import Settings, normalize_file, with_histograms
     from gncli.tensors import choose
 
-    if hist:
-        options.not_piped("--hist", *inputs, output)
+    options.check_pictures(hist, plot, *inputs, output)
     settings = Settings(**chosen | options.chosen_groups(ctx))
     fits = _rank_rule(settings.layout if options.was_said(ctx, "layout") else None)
     addresses: list[str] = []
@@ -57,6 +60,7 @@ def normalize(
         for given in inputs:
             with attempt(given):
                 addresses += choose(given, fits)
+        options.check_one(plot, len(addresses))
         for address, target in plan_targets(addresses, output):
             with attempt(address):
                 done = normalize_file(
@@ -65,6 +69,17 @@ def normalize(
                 for warning in done.warnings:
                     say("warning", f"{address}: {warning}")
                 show(with_histograms(done.record, settings) if hist else done.record)
+                if plot:
+                    plot_normalized(plot, done.record, settings)
+
+
+def plot_normalized(path: str, record: dict[str, object], settings: Settings) -> None:
+    from gncli.normalize import with_histograms
+    from gncli.pictures import BINS, plot_tensor
+
+    names = ("layout", "grouping", "groups", "channels_per_group", "jobs", "memory", "progress")
+    chosen = {name: getattr(settings, name) for name in names}
+    plot_tensor(path, with_histograms(record, settings, BINS), chosen)
 
 
 def _rank_rule(word: str | None) -> Callable[[tuple[int, ...]], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from importlib import import_module
 from typing import TypeVar
 
 import click
@@ -98,10 +99,17 @@ def was_said(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) in SAID
 
 
-def not_piped(name: str, *addresses: str | None) -> None:
-    """Raise click.UsageError where an option that reads a tensor twice meets a pipe."""
-    if "-" in addresses:
+def check_pictures(hist: bool, plot: str | None, *addresses: str | None) -> None:
+    """Raise click.UsageError where what reads a tensor twice meets a pipe."""
+    name = "--hist" if hist else "--plot"
+    if (hist or plot) and "-" in addresses:
         raise click.UsageError(f"{name} reads a tensor twice; give a file in place of -")
+
+
+def check_one(plot: str | None, count: int) -> None:
+    """Raise click.UsageError where one picture would show several tensors."""
+    if plot and count != 1:
+        raise click.UsageError(f"--plot {plot} is a picture of one tensor, not of {count}; name one")
 
 
 inputs_arg = click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
@@ -178,6 +186,21 @@ progress_opt = click.option(
     default=None,
     help="Say on stderr how far a long run has come.  [default: on a terminal]",
 )
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def picture(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.lower().endswith(PICTURES):
+        raise click.BadParameter(f"{value!r} is none of .png, .svg, .pdf")
+    if value is not None:
+        import_module("gncli.plot")  # whether it can be drawn is known before the work begins
+    return value
+
+
+plot_opt = click.option(
+    "--plot", metavar="FILE", callback=picture,
+    help="Draw a picture into FILE.png, .svg or .pdf, which is replaced if it exists.",
+)  # fmt: skip
 hist_opt = click.option(
     "--hist", is_flag=True, help="Show a histogram too, for which the tensor is read once more."
 )
@@ -209,3 +232,4 @@ compute_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt)
 words_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt)
 report_opts: Option[Callable[..., object]] = together(words_opts, progress_opt)
 tolerance_opts: Option[Callable[..., object]] = together(rtol_opt, atol_opt, max_ulp_opt, nan_differ_opt)
+picture_opts: Option[Callable[..., object]] = together(hist_opt, plot_opt)

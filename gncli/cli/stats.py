@@ -16,10 +16,17 @@ from gncli.report import reporting
 @options.grouping_opts
 @options.compute_opts
 @options.report_opts
-@options.hist_opt
+@options.picture_opts
 @click.pass_context
 def stats(
-    ctx: click.Context, /, inputs: tuple[str, ...], format: str, quiet: bool, hist: bool, **chosen: Any
+    ctx: click.Context,
+    /,
+    inputs: tuple[str, ...],
+    format: str,
+    quiet: bool,
+    hist: bool,
+    plot: str | None,
+    **chosen: Any,
 ) -> None:
     """Print the statistics of each INPUT.
 
@@ -29,15 +36,26 @@ def stats(
     from gncli.stats import stats_file, with_histogram
     from gncli.tensors import expand
 
-    if hist:
-        options.not_piped("--hist", *inputs)
-        if chosen["by"]:
-            raise click.UsageError("--hist is of whole tensors; drop --by")
+    options.check_pictures(hist, plot, *inputs)
+    if (hist or plot) and chosen["by"]:
+        raise click.UsageError("--hist and --plot are of whole tensors; drop --by")
+    options.check_one(plot, len(inputs))
     chosen |= options.chosen_groups(ctx)
     with attempts() as attempt, reporting(format, quiet=quiet) as show:
         for given in inputs:
             with attempt(given):
-                for address in expand(given):
+                addresses = expand(given)
+                options.check_one(plot, len(addresses))
+                for address in addresses:
                     with attempt(address):
                         for record in stats_file(address, **chosen):
                             show(with_histogram(record, **chosen) if hist else record)
+                            if plot:
+                                plot_stats(plot, record, chosen)
+
+
+def plot_stats(path: str, record: dict[str, object], chosen: dict[str, Any]) -> None:
+    from gncli.pictures import BINS, plot_tensor
+    from gncli.stats import with_histogram
+
+    plot_tensor(path, with_histogram(record, bins=BINS, **chosen), chosen)
