@@ -19,7 +19,7 @@ from gncli.executors import in_order, threads, usable_cores
 from gncli.layout import Layout, Run, group_count, is_interleaved
 from gncli.progress import Progress
 from gncli.stats import tensor_stats
-from gncli.tensors import Source, expand, open_source
+from gncli.tensors import Source, expand, open_seekable
 from gncli.tensors.address import split
 from gncli.tensors.reordered import reordered
 from gncli.verdict import (
@@ -87,7 +87,7 @@ def opened(a: str, b: str, options: Comparison) -> Iterator[Pair]:
     with ExitStack() as stack:
         sources = []
         for address in (a, b):
-            sources.append(open_source(address))
+            sources.append(open_seekable(address))
             stack.callback(sources[-1].close)
         try:
             yield Pair(sources[0], sources[1], options, stack)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from gncli.executors import in_order
+from gncli.executors import Remote, in_order
 from gncli.groupnorm import Norm
 from gncli.layout import Box
 from gncli.moments import Cascade, Moments, Pool, pool
@@ -19,6 +19,7 @@ from gncli.tensors import Sink, Source
 from gncli.worker import Done, Normalizer, Reader
 
 Advance: TypeAlias = Callable[[int], None]
+ReaderT = TypeVar("ReaderT", bound=Reader)
 
 
 def unwatched(count: int) -> None:
@@ -27,8 +28,7 @@ def unwatched(count: int) -> None:
 
 def bytes_to_read(source: Source, plan: Plan) -> int:
     """Of a normalization: once, or twice where groups exceed a block."""
-    window = next(plan.windows(), None)
-    passes = 2 if window and len(window.blocks) > 1 else 1
+    passes = 1 if plan.one_pass else 2
     return passes * plan.geometry.size * source.dtype.itemsize
 
 
@@ -61,7 +61,7 @@ def measure_groups(
     source: Source, plan: Plan, executor: Executor, advance: Advance = unwatched
 ) -> Iterator[tuple[Window, Moments]]:
     """The moments of every group, window by window: arrays (first, second) of the window's groups."""
-    reader = Reader(source, plan)
+    reader = _introduced(Reader(source, plan), executor)
     windows: list[Window] = []
 
     def blocks() -> Iterator[Box]:
@@ -69,7 +69,8 @@ def measure_groups(
             windows.append(window)
             yield from window.blocks
 
-    results = in_order(executor, reader.records, blocks(), 2 * plan.jobs)
+    lot = plan.lot if source.forkable else 1  # else they take turns
+    results = in_order(executor, reader.records, blocks(), 2 * plan.jobs, lot, source.abandon)
     done, cascade = 0, Cascade()
     for records in results:
         advance(_elements(records) * source.dtype.itemsize)
@@ -103,7 +104,7 @@ def normalize_tensor(
 
     `advance` is told of bytes as they have been read; those of groups that exceed a block, twice.
     """
-    worker = Normalizer(source, sink, plan, norm, dtype, statistics)
+    worker = _introduced(Normalizer(source, sink, plan, norm, dtype, statistics), executor)
     before, after, undefined = Pool(), Pool(), 0
     reserved = executor.submit(worker.reserve)
     for done in _steps(worker, plan, executor, advance):
@@ -124,18 +125,30 @@ def normalize_tensor(
 def _steps(worker: Normalizer, plan: Plan, executor: Executor, advance: Advance) -> Iterator[Done]:
     """Windows of one block run side by side; a window of several is measured whole, then written."""
     ahead = 2 * plan.jobs
+    one = not worker.source.forkable or not worker.sink.positioned  # in turn; values are held
+    lot = 1 if one else plan.lot
     for single, windows in groupby(plan.windows(), key=lambda window: len(window.blocks) == 1):
         if single:
-            yield from in_order(executor, worker.once, (window.blocks[0] for window in windows), ahead)
+            blocks = (window.blocks[0] for window in windows)
+            yield from in_order(executor, worker.once, blocks, ahead, lot, worker.source.abandon)
             continue
         for window in windows:
             cascade = Cascade()
-            for records in in_order(executor, worker.records, window.blocks, ahead):
+            for records in in_order(executor, worker.records, window.blocks, ahead, lot):
                 advance(_elements(records) * worker.source.dtype.itemsize)
                 cascade.extend(records)
             moments = cascade.result()
             yield Done(pool([moments]), None, worker.check(moments), [], None)
-            yield from in_order(executor, worker.again, ((block, moments) for block in window.blocks), ahead)
+            known = ((block, moments) for block in window.blocks)
+            yield from in_order(executor, worker.again, known, ahead, lot)
+
+
+def _introduced(reader: ReaderT, executor: Executor) -> ReaderT:
+    """The reader, once an executor that knows nothing of this process has seen that it can open the same."""
+    if isinstance(executor, Remote):
+        reader.travels = True
+        executor.check(reader.recipe)
+    return reader
 
 
 def _elements(records: list[Moments]) -> int:

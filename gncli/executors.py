@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from gncli.errors import WorkerError
+from gncli.leavings import clear
 
 _WORTH_FORKING = 64 << 20  # bytes, of which one process does some 500 MB a second; two cost 30 ms
 
@@ -35,8 +37,30 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+class AtOnce(Executor):
+    """Runs each task as it is submitted, in the thread that submits it."""
+
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        future: Future[Result] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - as executors do
+            future.set_exception(error)
+        return future
+
+
+class Remote(Executor):
+    """Workers of other processes or machines, who open for themselves what a task names."""
+
+    jobs: int
+
+    def check(self, recipe: bytes) -> None:
+        """Raise WorkerError unless each of them can open what `recipe`, a pickled Reader's, names."""
+        raise NotImplementedError
+
+
 def threads(jobs: int) -> Executor:
-    return ThreadPoolExecutor(jobs, thread_name_prefix="gn")
+    return AtOnce() if jobs == 1 else ThreadPoolExecutor(jobs, thread_name_prefix="gn")
 
 
 @contextmanager
@@ -56,6 +80,7 @@ def workers(jobs: int, size: int, *, forkable: bool) -> Iterator[Executor]:
 
 def _processes(jobs: int) -> Executor | None:
     """Forked at the first task: what was made before is there in the workers. None where that can't be."""
+    import gc
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
@@ -69,6 +94,7 @@ def _processes(jobs: int) -> Executor | None:
                         process.kill()
                     raise
 
+    gc.freeze()  # a worker that collected garbage among what it has from here would have it copied
     begin = partial(_be_worker, os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     try:
         return Forked(jobs, get_context("fork"), begin)
@@ -104,25 +130,39 @@ def _be_worker(parent: int, mask: Iterable[int]) -> None:
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.2)
+    clear()  # of the files that this process writes, and of those that the parent cannot remove any more
     os._exit(1)
 
 
 def in_order(
-    executor: Executor, function: Callable[[Task], Result], tasks: Iterable[Task], ahead: int
+    executor: Executor,
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    ahead: int,
+    together: int = 1,
+    abandon: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """The results in the order of the tasks, with at most `ahead` of them under way.
+    """The results in the order of the tasks: handed over so many `together`, at most `ahead` such lots.
 
-    An exception in a task surfaces here, once those that run have ended.
+    An exception in a task surfaces here, once those that run have ended; `abandon` has them end at once.
     """
-    under_way: deque[Future[Result]] = deque()
+    waiting = iter(tasks)
+    under_way: deque[Future[list[Result]]] = deque()
     try:
-        for task in tasks:
-            under_way.append(executor.submit(function, task))
+        while lot := list(islice(waiting, together)):
+            under_way.append(executor.submit(_each, function, lot))
             if len(under_way) >= ahead:
-                yield under_way.popleft().result()
+                yield from under_way.popleft().result()
         while under_way:
-            yield under_way.popleft().result()
+            yield from under_way.popleft().result()
+    except BaseException:
+        abandon()
+        raise
     finally:
         # A pool of processes that breaks can't bear cancelled tasks, and they are short.
-        cancel = isinstance(executor, ThreadPoolExecutor)
+        cancel = isinstance(executor, ThreadPoolExecutor | Remote)
         wait([future for future in under_way if not (cancel and future.cancel())])
+
+
+def _each(function: Callable[[Task], Result], lot: list[Task]) -> list[Result]:
+    return [function(task) for task in lot]

@@ -22,7 +22,7 @@ from gncli.progress import Progress
 from gncli.recipes import Floats, Recipe, structures
 from gncli.sampling import Sample
 from gncli.screen import Affine, Screen, count_tied, ranked
-from gncli.tensors import Source, open_source
+from gncli.tensors import Source, open_seekable, open_source
 from gncli.tensors.reordered import reordered
 
 ROUNDINGS = 64  # of the largest value: what a framework's arithmetic may be off by
@@ -56,7 +56,7 @@ def identify_files(x: str, y: str, question: Question) -> dict[str, object]:
     with ExitStack() as stack:
 
         def opened(address: str) -> Source:
-            source = open_source(address)
+            source = open_seekable(address)
             stack.callback(source.close)
             if source.fortran:
                 source = reordered(source, range(len(source.shape)))

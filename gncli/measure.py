@@ -46,8 +46,10 @@ def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = Fa
     if top < HUGE and (bottom > TINY or form.all((largest > TINY) | (largest == 0))):
         if top > _EXACT and tile.dtype.itemsize == 8 and tile.dtype.kind in "iu":
             return _measure_long(form, tile, scratch, least, most), False
-        if form.folds and form.folds * top <= _EXACT * _grain(tile, scratch):
-            mean = _folded_mean(form, work, largest, twofold)
+        exact = _EXACT * _grain(tile, scratch) if form.folds else 0.0  # such sums need no rounding
+        count = next((f for f in form.folds if f * top <= exact), 0)
+        if count:
+            mean = _folded_mean(form, work, largest, count, twofold)
         else:
             mean = _mean(form, work, scratch, largest, form.each, None, twofold)
         mean = _settle(form, mean, least, most)
@@ -90,10 +92,10 @@ def _mean(
     return _divide(upper, form.total(part), count, twofold)
 
 
-def _folded_mean(form: Form, work: Floats, largest: Number, twofold: bool) -> Pair:
-    """As `_mean`, where a few dozen values add up without rounding: only their sums are taken apart."""
-    sums = form.fold(work)
-    anchor = form.lay_folded(largest * (_SUM_ANCHOR * form.folds))
+def _folded_mean(form: Form, work: Floats, largest: Number, count: int, twofold: bool) -> Pair:
+    """As `_mean`, where `count` values add up without rounding: only their sums are taken apart."""
+    sums = form.fold(work, count)
+    anchor = form.lay_folded(largest * (_SUM_ANCHOR * count))
     part = (sums + anchor) - anchor
     return _divide(form.total_folded(part), form.total_folded(sums - part), form.each, twofold)
 

@@ -12,18 +12,20 @@ import numpy as np
 
 from gncli import __version__
 from gncli.api import DEFAULT_MEMORY, per_channel
+from gncli.crew import Crew
 from gncli.dtypes import output_dtype
-from gncli.engine import bytes_to_read, normalize_tensor
-from gncli.errors import GnError, LayoutError
-from gncli.executors import usable_cores, workers
+from gncli.engine import Advance, bytes_to_read, normalize_tensor
+from gncli.errors import FormatError, GnError, LayoutError, UsageError
 from gncli.groupnorm import Norm
 from gncli.histogram import BINS, HistogramSink, fill, of_statistics
 from gncli.layout import Layout, geometry, group_count, grouped_shape, is_interleaved
 from gncli.moments import Floats
 from gncli.plan import plan
 from gncli.progress import Progress
-from gncli.tensors import Sink, Source, default_output, open_sink, open_source
+from gncli.tensors import Sink, Source, default_output, more, open_sink, open_source
+from gncli.tensors.address import check_identity, identity
 from gncli.tensors.null import NullSink
+from gncli.tensors.stream import StreamSource
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,17 @@ class Settings:
     like: str | None = None
     jobs: int | None = None
     memory: int = DEFAULT_MEMORY
+    dask: str | None = None
     progress: bool | None = False  # None: on a terminal
 
 
 @dataclass(frozen=True)
 class Normalized:
-    """What came of it: the contract's JSON record, and warnings for people."""
+    """What came of it: the contract's JSON record, warnings for people, and how much was read."""
 
     record: dict[str, object]
     warnings: list[str]
+    nbytes: int
 
 
 def normalize_file(
@@ -63,13 +67,16 @@ def normalize_file(
     dry_run: bool = False,
     into: Sink | None = None,
     command: str = "",
+    watch: Advance | None = None,
 ) -> Normalized:
     """Write the normalized tensor of `address` to `output`, by default beside it. Raises GnError.
 
     On any failure no output stands that did not stand before. A dry run computes all and writes nothing,
     but `into` a sink that is given.
+    `watch` is told of the tensor's bytes as they are done, in place of a line of progress of its own.
     """
     began = time.monotonic()
+    before = identity(address)
     source = open_source(address)
     try:
         target = output or default_output(address)
@@ -77,27 +84,33 @@ def normalize_file(
         groups, norm = _norm(source, word, settings)
         dtype = output_dtype(source.dtype, settings.dtype)
         done = _describe_request(settings, word, groups)
+        crew = Crew.of(settings.jobs, settings.memory, settings.dask)
         cut = plan(
-            norm.geometry,
-            source.dtype.itemsize,
-            dtype.itemsize,
-            settings.memory,
-            settings.jobs or usable_cores(),
+            norm.geometry, source.dtype.itemsize, dtype.itemsize, crew.memory, crew.jobs, crew.together
         )
+        streams = target == "-" or isinstance(source, StreamSource)
+        if streams and settings.dask is not None:
+            raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
+        in_order = streams and cut.one_pass and cut.in_order
+        if isinstance(source, StreamSource) and not in_order:
+            source = source.spooled()
         attributes = {"gn_command": command, "gn_version": __version__, **done}
         sink = (
             into or NullSink(target)
             if dry_run
-            else open_sink(target, source, dtype, force=force, attributes=attributes)
+            else open_sink(target, source, dtype, force=force, attributes=attributes, in_order=in_order)
         )
         try:
             size = prod(source.shape) * source.dtype.itemsize
-            with workers(cut.jobs, size, forkable=source.forkable and sink.positioned) as executor:
+            with crew.at_work(cut.jobs, size, forkable=source.forkable and sink.positioned) as executor:
                 total = bytes_to_read(source, cut)
                 with Progress(address, total, settings.progress) as progress:
-                    outcome = normalize_tensor(
-                        source, sink, cut, norm, dtype, executor, advance=progress.advance
-                    )
+                    advance = progress.advance if watch is None else _scaled(watch, size, total)
+                    outcome = normalize_tensor(source, sink, cut, norm, dtype, executor, advance=advance)
+            check_identity(address, before)
+            if not dry_run and target != "-" and more(address):
+                hint = "holds several tensors; write them back to back, with -o -"
+                raise FormatError(hint, address=address)
             sink.commit()
         finally:
             sink.discard()
@@ -123,7 +136,12 @@ def normalize_file(
         "bytes": size,
         "seconds": round(time.monotonic() - began, 6),
     }
-    return Normalized(record, outcome.warnings(settings.nan))
+    return Normalized(record, outcome.warnings(settings.nan), size)
+
+
+def _scaled(watch: Advance, size: int, total: int) -> Advance:
+    """Tells `watch` of a tensor's bytes once, of which `total` are read in one pass or two."""
+    return lambda count: watch(count * size // total)
 
 
 def with_histograms(record: Mapping[str, Any], settings: Settings, bins: int = BINS) -> dict[str, object]:

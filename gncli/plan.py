@@ -18,8 +18,10 @@ from gncli.errors import BudgetError
 from gncli.layout import Box, Geometry, Run, runs_of
 
 TILE = 1 << 20  # bytes of a block's buffer: with less, the interpreter takes more time than the arithmetic
+BLOCK = 8  # tiles in a block, where the budget has room for them and groups are not larger
 SETS = 8192  # small groups in a tile
 LONGEST = 1 << 18  # elements: the sums of more would not be exact
+_FEW = 1024  # groups
 _RECORD = 80  # bytes of moments a cell, times what the cascade holds of them
 
 
@@ -104,6 +106,18 @@ class Plan:
     cells: int  # groups whose moments may be held at once
     jobs: int
     tile: int  # elements a tile may have
+    together: int = 4  # blocks that a worker may be given at a time
+
+    @property
+    def lot(self) -> int:
+        """Blocks that a worker is given at a time: several of many, lest it wait for each one."""
+        if self.geometry.size == 0:
+            return 1
+        first, second = self._shape_of_window()
+        one, two = self.axes[1], self.axes[3]
+        if min(first * one.step, one.length) * min(second * two.step, two.length) > _FEW:
+            return 1  # moments are handed back, and would be held, for each block
+        return max(1, min(self.together, self.geometry.size // (8 * BLOCK * self.tile * self.jobs)))
 
     def box(self, tiles: Box) -> Box:
         return tuple((axis.edge(a), axis.edge(b)) for axis, (a, b) in zip(self.axes, tiles, strict=True))
@@ -122,6 +136,26 @@ class Plan:
                 whole = ((0, self.axes[0].tiles), a, (0, self.axes[2].tiles), b, (0, self.axes[4].tiles))
                 yield Window(whole, Blocks(whole, self._steps(whole)))
 
+    @property
+    def one_pass(self) -> bool:
+        """Whether a block holds its groups whole. Of all windows, the first is the largest."""
+        window = next(self.windows(), None)
+        return window is None or len(window.blocks) == 1
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the blocks, as they come, are the stored elements as they come."""
+        window = next(self.windows(), None)
+        if window is None:
+            return True
+        dims = self.geometry.dims
+        wide = [stop - start for start, stop in self.box(window.box)]
+        if (wide[1] < dims[1] and dims[0] > 1) or (wide[3] < dims[3] and (dims[0] > 1 or dims[2] > 1)):
+            return False  # a window has a part of each of many stretches
+        extents = [stop - start for start, stop in self.box(window.blocks[0])]
+        cut = next((axis for axis in range(5) if extents[axis] > 1), 4)
+        return extents[cut + 1 :] == list(dims[cut + 1 :])
+
     def _elements(self, tiles: Box) -> int:
         return prod(b - a for a, b in self.box(tiles))
 
@@ -132,10 +166,10 @@ class Plan:
         group = self.geometry.group_size
         row = group * self.geometry.dims[3]  # elements for one step of axis 1
         if outer == 1 and (row <= self.most or middle > 1):
-            wide = min(8 * self.tile, self.most)
+            wide = min(BLOCK * self.tile, self.most)
             return self._fit(max(1, wide // (row * first.step)), second.tiles)
         if outer == 1:
-            return 1, max(1, min(8 * self.tile, self.most) // (group * second.step))
+            return 1, max(1, min(BLOCK * self.tile, self.most) // (group * second.step))
         return self._fit(first.tiles, second.tiles)
 
     def _fit(self, first: int, second: int) -> tuple[int, int]:
@@ -166,7 +200,7 @@ class Plan:
             steps = [1 if outer in (0, 2, 4) and outer <= axis else counts[outer] for outer in range(5)]
             size = self._elements(tuple((a, min(a + n, b)) for (a, b), n in zip(window, steps, strict=True)))
             if size <= self.most or axis == 4:
-                steps[axis] = max(1, min(8 * self.tile, self.most) // max(size, 1))
+                steps[axis] = max(1, min(BLOCK * self.tile, self.most) // max(size, 1))
                 break
         return tuple(steps)
 
@@ -175,12 +209,12 @@ class Plan:
         return runs_of(self.geometry.dims, box)
 
 
-def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int) -> Plan:
+def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int, together: int = 4) -> Plan:
     """Tiles, windows and blocks, for `memory` bytes of blocks and moments that `jobs` workers share.
 
     `source`, `sink`: bytes of an element; where they agree, one buffer serves both. Fewer workers are
     used where the budget is too small for all; where it is too small for one, a BudgetError with both
-    numbers. A worker's scratch, three tiles of float64, comes on top.
+    numbers. A worker's scratch, three tiles of float64, comes on top. `together`: see `Plan.lot`.
     """
     each = source if sink in (source, 0) else source + sink
     tile = min(LONGEST, 1 << (TILE // each).bit_length() - 1)
@@ -190,9 +224,10 @@ def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int) -> 
             f"--memory {memory} is too little: one tile takes {least} bytes; use --memory 1M or more"
         )
     jobs = max(1, min(jobs, memory // least))
-    many = geometry.dims[1] * geometry.dims[3] > 1024
+    many = geometry.dims[1] * geometry.dims[3] > _FEW
     most = max(tile, memory // jobs // (2 if many else 1) // each)
-    return Plan(geometry, _axes(geometry, tile), most, max(1024, memory // 2 // (_RECORD * 32)), jobs, tile)
+    cells = max(_FEW, memory // 2 // (_RECORD * 32))
+    return Plan(geometry, _axes(geometry, tile), most, cells, jobs, tile, together)
 
 
 def _axes(geometry: Geometry, tile: int) -> tuple[Axis, Axis, Axis, Axis, Axis]:
@@ -229,5 +264,5 @@ def _steps(geometry: Geometry, tile: int) -> tuple[int, int, int, int, int]:
     room = tile // (across * inner * down)
     if outer == 1:
         return 1, min(first, room), down, across, inner
-    beside = min(first, max(1, room * down // 64)) if down < 64 else 1
+    beside = min(first, max(1, room * down // 128)) if down < 128 else 1
     return min(outer, max(1, room // beside)), beside, down, across, inner

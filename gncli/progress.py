@@ -7,23 +7,30 @@ import time
 from contextlib import suppress
 from typing import TextIO
 
+from gncli.words import printable
+
 PATIENCE = 1.0  # seconds before the first word, and between lines where none can be taken back
 FLICKER = 0.1  # seconds between two states of a line on a terminal
+BAR = 20  # characters
 
 
 class Progress:
     """Bytes done, speed and time left. `show`: always, never, or (None) on a terminal only.
 
-    A context manager: the line is gone at the end.
+    `bar`: draw one, on a terminal. A context manager: the line is gone at the end.
     """
 
-    def __init__(self, label: str, total: int, show: bool | None, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, label: str, total: int, show: bool | None, stream: TextIO | None = None, *, bar: bool = False
+    ) -> None:
         self._stream = sys.stderr if stream is None else stream
         terminal = self._stream is not None and self._stream.isatty()
         self._shown = terminal if show is None else show and self._stream is not None
         self._start, self._end = ("\r", "\x1b[K") if terminal else ("", "\n")
         self._pause = FLICKER if terminal else PATIENCE
-        self._label, self._total, self._done = label, total, 0
+        self.label = label
+        self._bar = bar and terminal
+        self._total, self._done = total, 0
         self._began = time.monotonic()
         self._next = self._began + PATIENCE
         self._dirty = False
@@ -43,10 +50,12 @@ class Progress:
             return
         self._next = now + self._pause
         speed = self._done / (now - self._began)
-        left = (self._total - self._done) / speed if speed else 0.0
-        done = f"{_size(self._done)} of {_size(self._total)}, {_size(speed)}/s, {_time(left)} left"
+        left = max(0, self._total - self._done) / speed if speed else 0.0
+        done = f"{as_size(self._done)} of {as_size(self._total)}, {as_size(speed)}/s, {_time(left)} left"
         self._dirty = True
-        self._write(f"{self._start}gn: {self._label}: {done}{self._end}")
+        full = BAR * min(self._done, self._total) // max(self._total, 1)
+        bar = f"[{'#' * full:<{BAR}}] " if self._bar else ""
+        self._write(f"{self._start}gn: {bar}{printable(self.label)}: {done}{self._end}")
 
     def _write(self, text: str) -> None:
         with suppress(OSError, ValueError):  # nobody watches any more
@@ -54,7 +63,7 @@ class Progress:
             self._stream.flush()
 
 
-def _size(count: float) -> str:
+def as_size(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

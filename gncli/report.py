@@ -7,7 +7,6 @@ terminal only: into a pipe goes plain text.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -62,7 +61,7 @@ class Json:
         self.stream = stream
 
     def add(self, record: Record) -> None:
-        _write(self.stream, json.dumps(_plain(record), allow_nan=False))
+        _write(self.stream, _json(_plain(record)))
 
     def close(self) -> None:
         pass
@@ -146,6 +145,12 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _json(plain: object, separators: tuple[str, str] | None = None) -> str:
+    import json  # not for `gn --help`
+
+    return json.dumps(plain, allow_nan=False, separators=separators)
+
+
 def _flat(record: Record, prefix: str = "") -> dict[str, str]:
     row: dict[str, str] = {}
     for name, value in record.items():
@@ -155,7 +160,7 @@ def _flat(record: Record, prefix: str = "") -> dict[str, str]:
             row[prefix + name] = printable(value.replace("\\", "\\\\"))
         else:
             plain = _plain(value)
-            row[prefix + name] = "" if plain is None else json.dumps(plain, separators=(",", ":"))
+            row[prefix + name] = "" if plain is None else _json(plain, separators=(",", ":"))
     return row
 
 

@@ -113,6 +113,9 @@ class _Part:
     def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         return self._source.read([(self._start + start, count) for start, count in runs], buffer)
 
+    def abandon(self) -> None:
+        self._source.abandon()
+
     def close(self) -> None:
         """The source is closed by whom it was opened by."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -11,15 +12,17 @@ from operator import itemgetter
 from typing import Any
 
 from gncli.api import DEFAULT_MEMORY
+from gncli.crew import Crew
 from gncli.engine import measure_all, measure_groups
-from gncli.errors import GnError
-from gncli.executors import usable_cores, workers
+from gncli.errors import GnError, UsageError
 from gncli.histogram import BINS, fill, of_statistics
 from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count, is_interleaved
 from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
 from gncli.progress import Progress
 from gncli.tensors import Source, open_source
+from gncli.tensors.address import check_identity, identity
+from gncli.tensors.stream import StreamSource
 
 
 def stats_file(address: str, **chosen: Any) -> Iterator[dict[str, object]]:
@@ -44,9 +47,11 @@ def tensor_stats(
     by: tuple[str, ...] = (),
     jobs: int | None = None,
     memory: int = DEFAULT_MEMORY,
+    dask: str | None = None,
     progress: bool | None = False,
 ) -> Iterator[dict[str, object]]:
     """Records of the whole tensor or, with `by`, one for each of its parts. Raises GnError."""
+    before = identity(address)
     head: dict[str, object] = {
         "schema": 1,
         "input": address,
@@ -58,17 +63,24 @@ def tensor_stats(
         view = parts.view(source)
     else:
         view = flat_geometry(prod(source.shape))
-    cut = plan(view, source.dtype.itemsize, 0, memory, jobs or usable_cores())
-    size = view.size * source.dtype.itemsize
-    with (
-        workers(cut.jobs, size, forkable=source.forkable) as executor,
-        Progress(address, size, progress) as watch,
-    ):
+    if isinstance(source, StreamSource) and dask is not None:
+        raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
+    crew = Crew.of(jobs, memory, dask)
+    cut = plan(view, source.dtype.itemsize, 0, crew.memory, crew.jobs, crew.together)
+    with ExitStack() as stack:
+        if isinstance(source, StreamSource) and not cut.in_order:
+            source = stack.enter_context(closing(source.spooled()))
+        size = view.size * source.dtype.itemsize
+        executor = stack.enter_context(crew.at_work(cut.jobs, size, forkable=source.forkable))
+        watch = stack.enter_context(Progress(address, size, progress))
         if by:
             for (sample, part), row in _rows(source, cut, executor, watch.advance):
                 yield head | parts.names(sample, part) | row
+            check_identity(address, before)
         else:
-            yield head | measure_all(source, cut, executor, watch.advance).row()
+            row = measure_all(source, cut, executor, watch.advance).row()
+            check_identity(address, before)
+            yield head | row
 
 
 def with_histogram(

@@ -48,6 +48,10 @@ def form_of(geometry: Geometry, shape: Shape5) -> Form:
     return form(shape, inner >= LONG_RUN, outer * middle < 8, run)
 
 
+def _divisors(count: int) -> tuple[int, ...]:
+    return tuple(f for f in range(count, 1, -1) if count % f == 0)
+
+
 class Form:
     """Common to all. `cells` is the shape (first, second); `each` the number of elements of a cell."""
 
@@ -116,10 +120,10 @@ class Form:
         """The most and the least of the cells' values."""
         return float(values.max()), float(values.min())
 
-    folds = 0  # how many elements `fold` adds; 0 where it does not
+    folds: tuple[int, ...] = ()  # how many elements `fold` may add, the most first
 
-    def fold(self, work: Floats) -> Floats:
-        """Sums of `folds` elements of a cell each."""
+    def fold(self, work: Floats, count: int) -> Floats:
+        """Sums of `count` elements of a cell each; `count` is one of `folds`."""
         raise NotImplementedError
 
     def lay_folded(self, values: Any) -> Any:
@@ -147,7 +151,8 @@ class Rows(Form):
         chunk = next(c for c in range(min(inner, _DOT), 0, -1) if inner % c == 0)
         self._chunks = (*shape[:4], inner // chunk, chunk) if chunk >= min(inner, 512) else None
         self._ones = np.ones(chunk)
-        self.folds = next((f for f in range(min(128, inner // 32), 7, -1) if inner % f == 0), 0)
+        self._height = next((f for f in range(min(128, inner // 32), 7, -1) if inner % f == 0), 1)
+        self.folds = _divisors(self._height)
 
     def view(self, scratch: Floats) -> Floats:
         return scratch[: self.size].reshape(self._split)
@@ -159,10 +164,10 @@ class Rows(Form):
         rows = function.reduce(work.reshape(self.shape), axis=-1)
         return function.reduce(rows, axis=(0, 2))
 
-    def fold(self, work: Floats) -> Floats:
-        inner = self.shape[4]
-        sums: Floats = np.add.reduce(work.reshape(*self.shape[:4], self.folds, inner // self.folds), axis=4)
-        return sums
+    def fold(self, work: Floats, count: int) -> Floats:
+        parts, width = self._height // count, self.shape[4] // self._height
+        sums: Floats = np.add.reduce(work.reshape(*self.shape[:4], parts, count, width), axis=5)
+        return sums.reshape(*self.shape[:4], parts * width)
 
     def lay_folded(self, values: Any) -> Any:
         return self.spread(values)
@@ -237,7 +242,7 @@ class Columns(Form):
         self._down_shape = tuple(shape[axis] for axis in self._down)
         self._across_shape = tuple(shape[axis] for axis in self.order if axis not in self._down)
         self._plane = (rows // self._repeat, self._repeat * width)
-        self.folds = self._plane[0] if 1 < self._plane[0] <= 128 else 0
+        self.folds = _divisors(self._plane[0]) if self._plane[0] <= 128 else ()
 
     @property
     def _down(self) -> tuple[int, ...]:
@@ -258,22 +263,20 @@ class Columns(Form):
         return np.tile(across, (1, self._repeat)) if self._repeat > 1 else across
 
     def reduce(self, function: np.ufunc, work: Floats) -> Any:
-        return self._gather(function, function.reduce(work, axis=0))
+        line = function.reduce(work, axis=0).reshape(self._repeat, *self._across_shape)
+        line = function.reduce(line, axis=0)
+        return function.reduce(line, axis=2) if line.ndim == 3 else line
 
-    def fold(self, work: Floats) -> Floats:
-        sums: Floats = np.add.reduce(work, axis=0, keepdims=True)
+    def fold(self, work: Floats, count: int) -> Floats:
+        rows, width = self._plane
+        sums: Floats = np.add.reduce(work.reshape(rows // count, count, width), axis=1)
         return sums
 
     def lay_folded(self, values: Any) -> Any:
         return self.lay_cells(values)
 
     def total_folded(self, sums: Floats) -> Any:
-        return self._gather(np.add, sums)
-
-    def _gather(self, function: np.ufunc, line: Floats) -> Any:
-        """From a row of the plane to the cells."""
-        line = function.reduce(line.reshape(self._repeat, *self._across_shape), axis=0)
-        return function.reduce(line, axis=2) if line.ndim == 3 else line
+        return self.reduce(np.add, sums)
 
 
 class Short(Columns):

@@ -6,9 +6,11 @@ Otherwise its values go back to the caller, who writes them in storage order.
 
 from __future__ import annotations
 
+import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain, pairwise, product
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -40,24 +42,53 @@ class _Desk(threading.local):
         return held
 
 
-_READERS: WeakValueDictionary[int, Reader] = WeakValueDictionary()
+@lru_cache(maxsize=4)
+def _desk(tile: int) -> _Desk:
+    """Kept for the tensor after this: to touch memory for the first time takes as long as a small file."""
+    return _Desk(tile)
 
 
-def _inherited(reader: int) -> Reader:
-    return _READERS[reader]
+_HERE: WeakValueDictionary[str, Reader] = WeakValueDictionary()  # by their keys
+_OPENING = threading.Lock()
+
+
+def _recall(key: str, recipe: bytes) -> Reader:
+    """The reader of that key: inherited from the process that forked this one, or made here, once."""
+    with _OPENING:
+        return _HERE.get(key) or prepared(recipe)
+
+
+@lru_cache(maxsize=2)
+def prepared(recipe: bytes) -> Reader:
+    """A reader as `Reader.recipe` says. Raises what opening its files raises."""
+    key, kind, parts = pickle.loads(recipe)
+    reader: Reader = kind(*parts)
+    reader.key = key
+    _HERE[key] = reader
+    return reader
 
 
 class Reader:
-    """A source under a plan: blocks in, moments out."""
+    """A source under a plan: blocks in, moments out. Tasks that are its methods go to other processes."""
 
     def __init__(self, source: Source, plan: Plan, twofold: bool = False) -> None:
         self.source, self.plan = source, plan
-        _READERS[id(self)] = self
-        self.desk = _Desk(plan.tile)
+        self.key = os.urandom(8).hex()
+        self.travels = False  # to where nothing was inherited
+        _HERE[self.key] = self
+        self.desk = _desk(plan.tile)
         self.twofold = twofold
 
-    def __reduce__(self) -> tuple[Callable[[int], Reader], tuple[int]]:
-        return _inherited, (id(self),)  # tasks go to forked processes, which have it
+    @cached_property
+    def recipe(self) -> bytes:
+        """What another process makes the same of, from files that it opens itself."""
+        return pickle.dumps((self.key, type(self), self._parts()))
+
+    def _parts(self) -> tuple[Any, ...]:
+        return self.source, self.plan, self.twofold
+
+    def __reduce__(self) -> tuple[Callable[[str, bytes], Reader], tuple[str, bytes]]:
+        return _recall, (self.key, self.recipe if self.travels else b"")
 
     def read(self, box: Box) -> NDArray[Any]:
         """The box's elements, on five axes."""
@@ -101,6 +132,9 @@ class Normalizer(Reader):
         several = any(axis.tiles > 1 for axis in (plan.axes[0], plan.axes[2], plan.axes[4]))
         super().__init__(source, plan, norm.twofold or (norm.beta is not None and several))
         self.sink, self.norm, self.dtype, self.statistics = sink, norm, dtype, statistics
+
+    def _parts(self) -> tuple[Any, ...]:
+        return self.source, self.sink, self.plan, self.norm, self.dtype, self.statistics
 
     def reserve(self) -> None:
         self.sink.reserve()

@@ -193,7 +193,7 @@ print(seconds)
 
 
 def rows(size: int) -> list[Row]:
-    """The table of issue 3, its "1 GB" being `size` bytes, rounded up to an even number of samples."""
+    """The whole table, its "1 GB" being `size` bytes, rounded up to an even number of samples."""
     samples = 2 * math.ceil(size / (2 * 4 * SAMPLE))
 
     def label(times: float) -> str:

@@ -144,7 +144,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         (2, 1 << 30, True, ProcessPoolExecutor),
         (2, executors._WORTH_FORKING, True, ProcessPoolExecutor),
         (2, executors._WORTH_FORKING - 1, True, ThreadPoolExecutor),
-        (1, 1 << 30, True, ThreadPoolExecutor),
+        (1, 1 << 30, True, executors.AtOnce),
         (2, 1 << 30, False, ThreadPoolExecutor),
     ],
 )

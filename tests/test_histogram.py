@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from arrays import Array, normal, spoiled
-from conftest import Gn
+from conftest import Gn, Shell
 
 from gncli.histogram import BINS, CHUNK, Histogram
 from gncli.words import histograms
@@ -97,5 +97,12 @@ def test_an_empty_bin_has_no_bar_and_one_element_has() -> None:
 def test_of_whole_tensors_only(gn: Gn) -> None:
     np.save("x.npy", normal(2, 4, 3))
     assert "drop --by" in gn("stats", "x.npy", "--by", "sample", "--hist", code=2).stderr
-    assert "give a file" in gn("stats", "-", "--hist", code=2).stderr
     assert "give a file" in gn("normalize", "x.npy", "-g", 2, "-o", "-", "--hist", code=2).stderr
+
+
+def test_a_pipe_cannot_be_read_twice(shell: Shell) -> None:
+    np.save("x.npy", normal(2, 4, 3))
+    for words in ("stats -", "stats <(cat x.npy)", "normalize - -g 2 -o y.npy"):
+        done = shell(f"cat x.npy | $gn {words} --hist", code=2)
+        assert "--hist reads a tensor twice; give a file in place of " in done.stderr
+    assert not Path("y.npy").exists()

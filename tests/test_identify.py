@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from arrays import Array, normal
-from conftest import Gn
+from conftest import Gn, Shell
 from test_conformance import FILES, load
 
 from gncli.identify import Question, identify_files
@@ -331,3 +331,10 @@ def test_command_line(gn: Gn) -> None:
         done = gn("identify", *other, code=2)
         assert done.stderr.startswith("gn: error: ")
         assert done.stderr.count("\n") == 1
+
+
+def test_pipes(shell: Shell) -> None:
+    x = tensor((3, 12, 7, 9))
+    np.save("x.npy", x)
+    lines = shell("$gn normalize x.npy -g 4 -q -o - | $gn identify x.npy -").stdout.splitlines()
+    assert lines[-1] == "gn normalize x.npy --groups 4 --eps 1e-05 --layout NCHW"

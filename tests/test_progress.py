@@ -44,6 +44,24 @@ def test_bytes_speed_and_time_left_then_an_empty_line(clock: Callable[[float], N
     assert stream.getvalue() == "\rgn: x.npy: 1 GB of 4 GB, 500 MB/s, 6 s left\x1b[K\r\x1b[K"
 
 
+def test_a_bar_on_a_terminal(clock: Callable[[float], None]) -> None:
+    terminal, log = Terminal(), io.StringIO()
+    for stream in (terminal, log):
+        clock(0.0)
+        with Progress("1 of 4 files", 4000, True, stream, bar=True) as line:
+            clock(2.0)
+            line.advance(1000)
+            line.label = "4 of 4 files"
+            clock(4.0)
+            line.advance(3500)  # more than was foreseen
+    full = "gn: [####################] 4 of 4 files: 4.5 kB of 4 kB, 1.12 kB/s, 0 s left"
+    assert terminal.getvalue().split("\r")[1:3] == [
+        "gn: [#####               ] 1 of 4 files: 1 kB of 4 kB, 500 B/s, 6 s left\x1b[K",
+        f"{full}\x1b[K",
+    ]
+    assert log.getvalue().splitlines()[1] == full.replace("[####################] ", "")
+
+
 def test_a_terminal_is_not_flooded(clock: Callable[[float], None]) -> None:
     stream = Terminal()
     with Progress("x.npy", 1000, None, stream) as line:
@@ -80,4 +98,4 @@ def test_time(seconds: float, shown: str) -> None:
     ("count", "shown"), [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (5e9, "5 GB"), (4.2e12, "4.2 TB")]
 )
 def test_size(count: float, shown: str) -> None:
-    assert progress._size(count) == shown
+    assert progress.as_size(count) == shown

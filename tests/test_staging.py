@@ -205,7 +205,7 @@ def test_a_file_system_that_cannot_promise_space_is_no_error(
             ctypes.set_errno(95)  # EOPNOTSUPP
             return -1
 
-    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: Libc)
+    monkeypatch.setattr(staging, "_libc", lambda: Libc)
     staged.reserve(1000)
     staged.discard()
 

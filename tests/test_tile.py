@@ -125,20 +125,20 @@ def test_total_and_dot(case: tuple[Form, Array]) -> None:
 def test_fold(case: tuple[Form, Array]) -> None:
     """Partial sums, of no more elements than is said, that `total_folded` completes."""
     made, tile = case
-    if not made.folds:
-        return
-    scratch, work = loaded(made, tile)
-    sums = made.fold(work)
-    assert sums.size * made.folds == tile.size
-    assert np.array_equal(cells(made, made.total_folded(sums)), tile.sum(SUMMED))
-    made.load(np.ones(made.shape), scratch)
-    assert (made.fold(made.view(scratch)) == made.folds).all()
-    # Values of cells against the sums: each sum is of elements of one cell.
     first, second = made.cells
     number = np.arange(first * second, dtype="f8").reshape(1, first, 1, second, 1)
-    made.load(np.broadcast_to(number, made.shape), scratch)
-    each = made.pick(number.reshape(made.cells))
-    assert np.array_equal(made.fold(made.view(scratch)) - made.folds * made.lay_folded(each), 0 * sums)
+    for count in made.folds:
+        scratch, work = loaded(made, tile)
+        sums = made.fold(work, count)
+        assert sums.size * count == tile.size
+        assert np.array_equal(cells(made, made.total_folded(sums)), tile.sum(SUMMED))
+        made.load(np.ones(made.shape), scratch)
+        assert (made.fold(made.view(scratch), count) == count).all()
+        # Values of cells against the sums: each sum is of elements of one cell.
+        made.load(np.broadcast_to(number, made.shape), scratch)
+        each = made.pick(number.reshape(made.cells))
+        sums = made.fold(made.view(scratch), count)
+        assert np.array_equal(sums - count * made.lay_folded(each), 0 * sums)
 
 
 @EXAMPLES
@@ -212,8 +212,8 @@ def test_long_rows(inner: int, rows: int) -> None:
     _, work = loaded(made, tile)
     assert np.array_equal(cells(made, made.total(work)), tile.sum(SUMMED))
     assert np.array_equal(cells(made, made.dot(work, work, np.empty(made.size))), (tile * tile).sum(SUMMED))
-    if made.folds:
-        assert np.array_equal(cells(made, made.total_folded(made.fold(work))), tile.sum(SUMMED))
+    for count in made.folds:
+        assert np.array_equal(cells(made, made.total_folded(made.fold(work, count))), tile.sum(SUMMED))
 
 
 @pytest.mark.parametrize(

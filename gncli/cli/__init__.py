@@ -5,12 +5,14 @@ What loads a command's tool, and with it numpy, is the body of the command; `gn 
 
 from __future__ import annotations
 
+import _thread
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
 from types import FrameType
@@ -18,17 +20,23 @@ from typing import Any, NoReturn
 
 import click
 
-from gncli import __version__
+from gncli import __version__, leavings
 from gncli.errors import GnError, UsageError
 from gncli.report import say
 
-# Each is a module of this package, and the command in it.
-COMMANDS = ("normalize", "stats", "info", "diff", "identify")
+# Each a module of this package, and the command in it; its first words, for `gn --help` not to load it.
+COMMANDS = {
+    "normalize": "Normalize each INPUT by groups of its channels.",
+    "stats": "Print the statistics of each INPUT.",
+    "info": "Print the header of each INPUT, and the groups it may have.",
+    "diff": "Compare A with B, element by element.",
+    "identify": "Tell by which convention of group norm Y was made from X.",
+}
 CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
 
-Attempt = Callable[[str], AbstractContextManager[None]]
+GRACE = 0.4  # seconds that a signal leaves for what is under way to end by itself
 
 
 def tell(error: Exception, address: str | None = None) -> int:
@@ -53,27 +61,29 @@ def tell(error: Exception, address: str | None = None) -> int:
     return code
 
 
-@contextmanager
-def attempts() -> Iterator[Attempt]:
-    """Gives an `attempt(address)` for each input: one that fails is told, and the next still done.
+class Attempts:
+    """`with attempt(address)` for each input: one that fails is told, and the next still done."""
 
-    Exits with 1 in the end if any failed. What would fail for every input goes through.
-    """
-    failed = 0
+    def __init__(self) -> None:
+        self.failed = 0
 
     @contextmanager
-    def attempt(address: str) -> Iterator[None]:
-        nonlocal failed
+    def __call__(self, address: str) -> Iterator[None]:
         try:
             yield
         except (BrokenPipeError, UsageError):
             raise
         except Exception as error:  # noqa: BLE001 - told, counted, and shown whole with GN_DEBUG
-            failed += 1
+            self.failed += 1
             tell(error, address)
 
+
+@contextmanager
+def attempts() -> Iterator[Attempts]:
+    """Exits with 1 in the end if any attempt failed. What would fail for every input goes through."""
+    attempt = Attempts()
     yield attempt
-    if failed:
+    if attempt.failed:
         raise click.exceptions.Exit(1)
 
 
@@ -103,6 +113,7 @@ def edge() -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - told, and shown whole with GN_DEBUG
         raise click.exceptions.Exit(tell(error)) from None
     finally:
+        leavings.clear()
         _settle()
 
 
@@ -128,6 +139,10 @@ class Gn(click.Group):
         command: click.Command = getattr(import_module(f"gncli.cli.{cmd_name}"), cmd_name)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with edge():
             return super().make_context(*args, **kwargs)
@@ -147,25 +162,38 @@ class Gn(click.Group):
 def gn() -> None:
     """Group Normalization (Wu & He, 2018) for tensors in files.
 
-    An INPUT is FILE (.npy or HDF5), FILE::/path/in/file, or FILE::/glob*/x. Every option can be set
-    by the environment too, as GN_<COMMAND>_<OPTION>: GN_NORMALIZE_GROUPS=8.
+    An INPUT is FILE (.npy or HDF5), FILE::/path/in/file, FILE::/glob*/x, or - for a pipe. Every option
+    can be set by the environment too, as GN_<COMMAND>_<OPTION>: GN_NORMALIZE_GROUPS=8.
     """
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # once is enough: what cleans up now is not to be cut short
-    raise SystemExit(128 + number)
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave by an exception, so that all is put away; by force where that takes long."""
+    signal.signal(number, signal.SIG_IGN)  # once is enough: what puts away now is not to be cut short
+    # Without a lock of Python's, which the main thread may be holding just now.
+    _thread.start_new_thread(_leave, (128 + number,))
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def _leave(code: int) -> NoReturn:
+    """In time, also if a thread is in a read that does not end: a network's, or a pipe's."""
+    time.sleep(GRACE)
+    leavings.clear()
+    os._exit(code)
 
 
 def main() -> None:
     """What the shell runs. The process is gn's own, and is set up here."""
     # The engine brings its own threads, and BLAS's would fight them. Read once, when numpy is loaded.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
-    for name in ("SIGTERM", "SIGHUP"):  # as an exception, so that temporary files go
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, _terminate)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - None where the shell closed it
+            signal.signal(number, _stop)
+    # None where the shell closed it. A file of ours that took its number would be written to, or read.
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text

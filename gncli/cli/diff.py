@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @options.b_arg
 @options.tolerance_opts
 @options.grouping_opts
-@options.compute_opts
+@options.local_opts
 @options.report_opts
 @options.plot_opt
 @click.pass_context

@@ -16,7 +16,7 @@ from gncli.report import reporting
 @options.layout_opt
 @options.affine_opts
 @options.affine_opt
-@options.compute_opts
+@options.local_opts
 @options.report_opts
 def identify(x: str, y: str, format: str, quiet: bool, **chosen: Any) -> None:
     """Tell by which convention of group norm Y was made from X.

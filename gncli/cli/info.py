@@ -9,18 +9,31 @@ from gncli.report import reporting
 
 
 @click.command()
-@options.inputs_arg
+@options.inputs_opts
 @options.words_opts
-def info(inputs: tuple[str, ...], format: str, quiet: bool) -> None:
-    """Print what the header of each INPUT says, and the groups it may have.
+@click.pass_context
+def info(
+    ctx: click.Context,
+    /,
+    inputs: tuple[str, ...],
+    from_file: str | None,
+    null: bool,
+    format: str,
+    quiet: bool,
+) -> None:
+    """Print the header of each INPUT, and the groups it may have.
 
     Reads no data, so that it is quick for any size. An HDF5 file without ::/path is every numeric
-    dataset in it; a glob, as in 'f.h5::/layer*/**', names some of them.
+    dataset in it; a glob, as in 'f.h5::/layer*/**', names some of them; - is every .npy on a pipe.
     """
     from gncli.info import info_file
+    from gncli.tensors import more
 
     with attempts() as attempt, reporting(format, quiet=quiet) as show:
-        for given in inputs:
+        for given in options.all_inputs(ctx, inputs, from_file, null):
             with attempt(given):
-                for record in info_file(given):
-                    show(record)
+                again = True
+                while again:
+                    for record in info_file(given):
+                        show(record)
+                    again = more(given)

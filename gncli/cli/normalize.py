@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import click
 
 from gncli.cli import attempts, options
 from gncli.errors import UsageError
 from gncli.layout import Layout
+from gncli.progress import as_size
 from gncli.report import reporting, say
 
 if TYPE_CHECKING:
-    from gncli.normalize import Settings
+    from gncli.normalize import Normalized, Settings
 
 
 @click.command()
-@options.inputs_arg
+@options.inputs_opts
 @options.grouping_opts
 @options.eps_opt
 @options.like_opt
@@ -35,8 +38,11 @@ def normalize(
     ctx: click.Context,
     /,
     inputs: tuple[str, ...],
+    from_file: str | None,
+    null: bool,
     output: str | None,
     force: bool,
+    skip_existing: bool,
     dry_run: bool,
     format: str,
     quiet: bool,
@@ -47,30 +53,45 @@ def normalize(
     """Normalize each INPUT by groups of its channels.
 
     Writes x.gn.npy beside x.npy (or to --output) and prints the statistics before and after. An HDF5
-    file without ::/path is searched for the one dataset that has the layout's rank.
+    file without ::/path is searched for the one dataset that has the layout's rank. An INPUT of - is
+    .npy from a pipe, one after another, and goes to standard output as such.
     """
-    from gncli.normalize import Settings, normalize_file, with_histograms
+    from gncli.batch import Batch
+    from gncli.normalize import Settings, with_histograms
     from gncli.tensors import choose
 
+    inputs = options.all_inputs(ctx, inputs, from_file, null)
     options.check_pictures(hist, plot, *inputs, output)
     settings = Settings(**chosen | options.chosen_groups(ctx))
+    batch = Batch(settings, force, skip_existing, dry_run, ctx.obj)
     fits = _rank_rule(settings.layout if options.was_said(ctx, "layout") else None)
+    began = time.monotonic()
+    tally = Tally()
     addresses: list[str] = []
-    with attempts() as attempt, reporting(format, quiet=quiet) as show:
+    with attempts() as attempt:
         for given in inputs:
             with attempt(given):
                 addresses += choose(given, fits)
         options.check_one(plot, len(addresses))
-        for address, target in plan_targets(addresses, output):
-            with attempt(address):
-                done = normalize_file(
-                    address, target, settings, force=force, dry_run=dry_run, command=ctx.obj
-                )
-                for warning in done.warnings:
-                    say("warning", f"{address}: {warning}")
-                show(with_histograms(done.record, settings) if hist else done.record)
-                if plot:
-                    plot_normalized(plot, done.record, settings)
+        targets = plan_targets(addresses, output)
+        _check_parameters(settings.gamma, settings.beta, targets)
+        if addresses and _is_folder(output) and not dry_run:
+            os.makedirs(output, exist_ok=True)
+        piped = not dry_run and any(target == "-" for _, target in targets)
+        with reporting(format, quiet=quiet, stream=sys.stderr if piped else None) as show:
+            for address, outcome in batch.run(targets):
+                with attempt(address):
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    tally.count(outcome)
+                    for warning in outcome.warnings if outcome else ():
+                        say("warning", f"{address}: {warning}")
+                    if outcome:
+                        show(with_histograms(outcome.record, settings) if hist else outcome.record)
+                    if outcome and plot:
+                        plot_normalized(plot, outcome.record, settings)
+        if not quiet and (len(inputs) != 1 or from_file is not None):
+            say("summary", tally.words(attempt.failed, time.monotonic() - began))
 
 
 def plot_normalized(path: str, record: dict[str, object], settings: Settings) -> None:
@@ -92,28 +113,66 @@ def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str
     from gncli.tensors import default_output
     from gncli.tensors.address import split
 
-    into_folder = output is not None and (output.endswith("/") or os.path.isdir(output))
-    if output is not None and not into_folder and len(addresses) > 1:
+    into_folder = _is_folder(output)
+    if output not in (None, "-") and not into_folder and len(addresses) > 1:
         raise UsageError(f"--output {output} is one file for {len(addresses)} inputs; give a folder, DIR/")
     readers = {os.path.realpath(split(address)[0]): address for address in addresses}
     writers: dict[str, str] = {}
     targets = []
     for address in addresses:
+        path = split(address)[0]
         if output is None:
             target = default_output(address)
+        elif into_folder and path == "-":
+            raise UsageError(f"- has no name to keep in {output}; give --output a file's name")
         elif into_folder:
-            target = os.path.join(output, os.path.basename(split(address)[0]))
+            target = os.path.join(output, os.path.basename(path))
         else:
             target = output
+        targets.append((address, target))
+        if target == "-":
+            continue  # which takes one tensor after another
         file = os.path.realpath(split(target)[0])
         if file in writers:
             raise UsageError(
                 f"{writers[file]} and {address} would both write {target}; give each its own --output"
             )
-        if file in readers and file != os.path.realpath(split(address)[0]):
+        if file in readers and file != os.path.realpath(path):
             raise UsageError(
                 f"{address} would write {target}, which is an input too; give it its own --output"
             )
         writers[file] = address
-        targets.append((address, target))
     return targets
+
+
+def _is_folder(output: str | None) -> TypeGuard[str]:
+    return output is not None and (output.endswith("/") or os.path.isdir(output))
+
+
+def _check_parameters(gamma: object, beta: object, targets: Sequence[object]) -> None:
+    """Raise UsageError where gamma or beta would be read again from a pipe."""
+    from gncli.tensors.pipe import stream_at
+
+    for given in (gamma, beta):
+        if isinstance(given, str) and len(targets) > 1 and stream_at(given) is not None:
+            hint = f"is a pipe, which can be read once, and there are {len(targets)} inputs; give a file"
+            raise UsageError(hint, address=given)
+
+
+class Tally:
+    """What a batch came to."""
+
+    def __init__(self) -> None:
+        self.done = self.skipped = self.nbytes = 0
+
+    def count(self, outcome: Normalized | None) -> None:
+        """A tensor that was normalized, or None for one that was skipped."""
+        if outcome is None:
+            self.skipped += 1
+            return
+        self.done += 1
+        self.nbytes += outcome.nbytes
+
+    def words(self, failed: int, seconds: float) -> str:
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        return f"{self.done} done, {failed} failed{skipped}, {as_size(self.nbytes)} in {seconds:.2f} s"

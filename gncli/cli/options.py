@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from gncli.conventions import CONVENTIONS
 from gncli.errors import UsageError
+from gncli.extras import require_extra
 from gncli.layout import Layout
 
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
@@ -69,6 +74,12 @@ def memory_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
     return size
 
 
+def dask_address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        require_extra("dask", "distributed", "--dask")
+    return value
+
+
 def framework(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Makes that framework's defaults the command's, below what the shell and the environment say."""
     if value is not None:
@@ -101,9 +112,15 @@ def was_said(ctx: click.Context, name: str) -> bool:
 
 def check_pictures(hist: bool, plot: str | None, *addresses: str | None) -> None:
     """Raise click.UsageError where what reads a tensor twice meets a pipe."""
+    if not (hist or plot):
+        return
+    from gncli.tensors.address import split
+    from gncli.tensors.pipe import stream_at
+
     name = "--hist" if hist else "--plot"
-    if (hist or plot) and "-" in addresses:
-        raise click.UsageError(f"{name} reads a tensor twice; give a file in place of -")
+    for address in filter(None, addresses):
+        if stream_at(split(address)[0]) is not None:
+            raise click.UsageError(f"{name} reads a tensor twice; give a file in place of {address}")
 
 
 def check_one(plot: str | None, count: int) -> None:
@@ -112,7 +129,52 @@ def check_one(plot: str | None, count: int) -> None:
         raise click.UsageError(f"--plot {plot} is a picture of one tensor, not of {count}; name one")
 
 
-inputs_arg = click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+def all_inputs(
+    ctx: click.Context, inputs: tuple[str, ...], from_file: str | None, null: bool
+) -> tuple[str, ...]:
+    """The addresses on the command line, and those of --from-file after them.
+
+    Raises click.UsageError where there is neither, or where standard input would be read twice, and
+    UsageError where the list cannot be read.
+    """
+    if from_file is None:
+        if null:
+            raise click.UsageError("-0 says how --from-file is read; give that, too")
+        if not inputs:
+            argument = next(param for param in ctx.command.params if param.name == "inputs")
+            raise click.MissingParameter(ctx=ctx, param=argument)
+    else:
+        inputs += tuple(listed(from_file, "\0" if null else "\n"))
+    if [*inputs, from_file, ctx.params.get("gamma"), ctx.params.get("beta")].count("-") > 1:
+        raise click.UsageError("standard input (-) can be read once, and is named twice")
+    return inputs
+
+
+def listed(path: str, end: str) -> list[str]:
+    """What the list at `path` (`-`: standard input) names, each ended by `end`. Raises UsageError."""
+    if path == "-" and sys.stdin is None:
+        raise UsageError("standard input is closed", address=path)
+    try:
+        with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
+            names = os.fsdecode(file.read()).split(end)
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", address=path) from None
+    return [name for name in names if name]
+
+
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For the shell to complete."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+inputs_arg = click.argument("inputs", metavar="INPUT...", nargs=-1, shell_complete=files)
+from_file_opt = click.option(
+    "--from-file", metavar="LIST|-", shell_complete=files,
+    help="A file that lists more inputs, one a line.",
+)  # fmt: skip
+null_opt = click.option(
+    "-0", "--null", is_flag=True, help="The list is separated by NUL, as by find -print0."
+)
 
 groups_opt = click.option(
     "-g", "--groups", type=click.IntRange(min=1), default=32, show_default=True,
@@ -140,11 +202,11 @@ like_opt = click.option(
     help="A framework's defaults for eps, layout, groups and grouping; options that are given win.",
 )  # fmt: skip
 gamma_opt = click.option(
-    "--gamma", metavar="NUMBER|ADDRESS", callback=number_or_address,
+    "--gamma", metavar="NUMBER|ADDRESS", shell_complete=files, callback=number_or_address,
     help="What the normalized values are multiplied by, for each channel or all.",
 )  # fmt: skip
 beta_opt = click.option(
-    "--beta", metavar="NUMBER|ADDRESS", callback=number_or_address,
+    "--beta", metavar="NUMBER|ADDRESS", shell_complete=files, callback=number_or_address,
     help="What is added then, for each channel or all.",
 )  # fmt: skip
 divide_by_opt = click.option(
@@ -160,10 +222,13 @@ nan_opt = click.option(
     help="NaN and infinity make their group NaN, are left out of its statistics, or are an error.",
 )  # fmt: skip
 output_opt = click.option(
-    "-o", "--output", metavar="PATH|DIR/",
-    help="Where to write.  [default: beside the input, x.npy to x.gn.npy]",
+    "-o", "--output", metavar="PATH|DIR/|-", shell_complete=files,
+    help="Where to write; - is standard output.  [default: beside the input, x.npy to x.gn.npy]",
 )  # fmt: skip
 force_opt = click.option("-f", "--force", is_flag=True, help="Overwrite an output that exists.")
+skip_existing_opt = click.option(
+    "--skip-existing", is_flag=True, help="Leave out inputs of which the output exists; it is whole."
+)
 dry_run_opt = click.option("-n", "--dry-run", is_flag=True, help="Compute and report, and write nothing.")
 by_opt = click.option(
     "--by", type=click.Choice(["sample", "channel", "group"]), multiple=True,
@@ -175,6 +240,10 @@ jobs_opt = click.option(
 memory_opt = click.option(
     "--memory", metavar="SIZE", default="64M", show_default=True, callback=memory_size,
     help="At most this much in buffers, as 8M, 1G, 1.5GiB.",
+)  # fmt: skip
+dask_opt = click.option(
+    "--dask", metavar="ADDRESS", callback=dask_address,
+    help="Compute on a Dask cluster: tcp://host:port, a scheduler file, or local.",
 )  # fmt: skip
 format_opt = click.option(
     "--format", type=click.Choice(["table", "json", "tsv"]), default="table", show_default=True,
@@ -223,12 +292,14 @@ affine_opt = click.option(
 )  # fmt: skip
 a_arg, b_arg, x_arg, y_arg = (click.argument(name, metavar=name.upper()) for name in "abxy")
 
+inputs_opts: Option[Callable[..., object]] = together(inputs_arg, from_file_opt, null_opt)
 grouping_opts: Option[Callable[..., object]] = together(
     groups_opt, channels_per_group_opt, layout_opt, grouping_opt
 )
 affine_opts: Option[Callable[..., object]] = together(gamma_opt, beta_opt)
-output_opts: Option[Callable[..., object]] = together(output_opt, force_opt, dry_run_opt)
-compute_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt)
+output_opts: Option[Callable[..., object]] = together(output_opt, force_opt, skip_existing_opt, dry_run_opt)
+local_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt)
+compute_opts: Option[Callable[..., object]] = together(local_opts, dask_opt)
 words_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt)
 report_opts: Option[Callable[..., object]] = together(words_opts, progress_opt)
 tolerance_opts: Option[Callable[..., object]] = together(rtol_opt, atol_opt, max_ulp_opt, nan_differ_opt)

@@ -11,7 +11,7 @@ from gncli.report import reporting
 
 
 @click.command()
-@options.inputs_arg
+@options.inputs_opts
 @options.by_opt
 @options.grouping_opts
 @options.compute_opts
@@ -22,6 +22,8 @@ def stats(
     ctx: click.Context,
     /,
     inputs: tuple[str, ...],
+    from_file: str | None,
+    null: bool,
     format: str,
     quiet: bool,
     hist: bool,
@@ -31,11 +33,12 @@ def stats(
     """Print the statistics of each INPUT.
 
     Mean, std, min and max are over the finite elements; nan and inf count the others. An
-    HDF5 file without ::/path is every numeric dataset in it.
+    HDF5 file without ::/path is every numeric dataset in it; - is every .npy that a pipe gives.
     """
     from gncli.stats import stats_file, with_histogram
-    from gncli.tensors import expand
+    from gncli.tensors import expand, more
 
+    inputs = options.all_inputs(ctx, inputs, from_file, null)
     options.check_pictures(hist, plot, *inputs)
     if (hist or plot) and chosen["by"]:
         raise click.UsageError("--hist and --plot are of whole tensors; drop --by")
@@ -48,10 +51,13 @@ def stats(
                 options.check_one(plot, len(addresses))
                 for address in addresses:
                     with attempt(address):
-                        for record in stats_file(address, **chosen):
-                            show(with_histogram(record, **chosen) if hist else record)
-                            if plot:
-                                plot_stats(plot, record, chosen)
+                        again = True
+                        while again:
+                            for record in stats_file(address, **chosen):
+                                show(with_histogram(record, **chosen) if hist else record)
+                                if plot:
+                                    plot_stats(plot, record, chosen)
+                            again = more(address)
 
 
 def plot_stats(path: str, record: dict[str, object], chosen: dict[str, Any]) -> None:

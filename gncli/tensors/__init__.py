@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from gncli.layout import Run
 from gncli.tensors.address import SUFFIXES, candidates, open_file, sniff, split, suffix
 from gncli.tensors.header import TensorHeader
 from gncli.tensors.npy import NpySink, NpySource
+from gncli.tensors.pipe import stream_at
 
 
 class Source(Protocol):
@@ -38,6 +40,10 @@ class Source(Protocol):
 
         `buffer` is 1-D, of `dtype`, and long enough. May be called from any thread, concurrently.
         """
+        ...
+
+    def abandon(self) -> None:
+        """Nothing more is wanted: readers that wait for data give up. From any thread."""
         ...
 
     def close(self) -> None: ...
@@ -67,17 +73,42 @@ class Sink(Protocol):
 
 
 def open_source(address: str) -> Source:
-    """The one tensor at `address`. Raises AddressError where there is none or more, FormatError."""
+    """The one tensor at `address`, or the next one of a pipe.
+
+    Raises AddressError where there is none or more, FormatError.
+    """
     path, name, kind = _locate(address)
     if kind == "npy":
-        return NpySource(address, open_file(path))
+        stream = stream_at(path)
+        if stream is None:
+            return NpySource(address, open_file(path))
+        from gncli.tensors.stream import StreamSource
+
+        return StreamSource(stream)
     from gncli.tensors.hdf5 import Hdf5Source, find
 
-    found = find(path, name)
-    if len(found) > 1:
-        message = f"{len(found)} datasets; name one: {candidates(path, found)}"
-        raise AddressError(message, address=address)
-    return Hdf5Source(path, found[0][0])
+    with _spooled(path) as file:
+        found = find(file, name)
+        if len(found) > 1:
+            message = f"{len(found)} datasets; name one: {candidates(file, found)}"
+            raise AddressError(message, address=address)
+        source = Hdf5Source(file, found[0][0])
+        source.address = f"{path}::{found[0][0]}"
+        return source
+
+
+def open_seekable(address: str) -> Source:
+    """As `open_source`; a pipe's tensor in a temporary file, to be read in any order and more than once."""
+    from gncli.tensors.stream import StreamSource
+
+    source = open_source(address)
+    return source.spooled() if isinstance(source, StreamSource) else source
+
+
+def more(address: str) -> bool:
+    """Whether another tensor comes at `address`, a pipe of which one has been read."""
+    stream = stream_at(address)
+    return stream is not None and stream.more()
 
 
 def expand(address: str) -> list[str]:
@@ -87,7 +118,8 @@ def expand(address: str) -> list[str]:
         return [address]
     from gncli.tensors.hdf5 import find
 
-    return [f"{path}::{dataset}" for dataset, _ in find(path, name)]
+    with _spooled(path) as file:
+        return [f"{path}::{dataset}" for dataset, _ in find(file, name)]
 
 
 def choose(address: str, fits: Callable[[tuple[int, ...]], bool]) -> list[str]:
@@ -100,15 +132,16 @@ def choose(address: str, fits: Callable[[tuple[int, ...]], bool]) -> list[str]:
         return expand(address)
     from gncli.tensors.hdf5 import find
 
-    found = find(path, None)
-    fitting = [(dataset, shape) for dataset, shape in found if fits(shape)]
-    if len(fitting) == 1:
-        return [f"{path}::{fitting[0][0]}"]
-    if fitting:
-        message = f"{len(fitting)} datasets fit; name one: {candidates(path, fitting)}"
-    else:
-        message = f"no dataset has a shape that fits; it holds {candidates(path, found)}"
-    raise AddressError(message, address=address)
+    with _spooled(path) as file:
+        found = find(file, None)
+        fitting = [(dataset, shape) for dataset, shape in found if fits(shape)]
+        if len(fitting) == 1:
+            return [f"{path}::{fitting[0][0]}"]
+        if fitting:
+            message = f"{len(fitting)} datasets fit; name one: {candidates(file, fitting)}"
+        else:
+            message = f"no dataset has a shape that fits; it holds {candidates(file, found)}"
+        raise AddressError(message, address=address)
 
 
 def inspect(address: str) -> Iterator[TensorHeader]:
@@ -122,22 +155,37 @@ def inspect(address: str) -> Iterator[TensorHeader]:
         return
     from gncli.tensors.hdf5_info import inspect_datasets
 
-    yield from inspect_datasets(path, name)
+    with _spooled(path) as file:
+        yield from inspect_datasets(file, name)
 
 
 def default_output(address: str) -> str:
-    """Beside the input: `x.npy` goes to `x.gn.npy`, `f.h5::/a` to `f.gn.h5`."""
-    stem, suffix = os.path.splitext(split(address)[0])
+    """Beside the input: `x.npy` goes to `x.gn.npy`, `f.h5::/a` to `f.gn.h5`; a pipe to standard output."""
+    path = split(address)[0]
+    if stream_at(path) is not None:
+        return "-"
+    stem, suffix = os.path.splitext(path)
     return f"{stem}.gn{suffix}"
 
 
 def open_sink(
-    target: str, source: Source, dtype: np.dtype[Any], *, force: bool, attributes: Mapping[str, object]
+    target: str,
+    source: Source,
+    dtype: np.dtype[Any],
+    *,
+    force: bool,
+    attributes: Mapping[str, object],
+    in_order: bool = False,
 ) -> Sink:
     """A sink for what becomes of `source`, staged beside `target`, whose suffix says its kind.
 
-    `attributes` tell in an HDF5 file what was done. Raises OutputError, UsageError.
+    `attributes` tell in an HDF5 file what was done. `in_order`: it will be written in storage order,
+    which a pipe can take as it comes. Raises OutputError, UsageError.
     """
+    if target == "-":
+        from gncli.tensors.stream import SpooledSink, StreamSink
+
+        return (StreamSink if in_order else SpooledSink)(source.shape, dtype, source.fortran)
     path, name = split(target)
     kind = SUFFIXES.get(suffix(path)) or _kind_of_input(source)
     if kind == "hdf5":
@@ -150,13 +198,36 @@ def open_sink(
 
 
 def _locate(address: str) -> tuple[str, str | None, str]:
-    """The file, the path in it, and the kind of file that stands there."""
+    """The file or pipe, the path in it, and the kind of file that stands there or comes."""
     path, name = split(address)
-    with open_file(path) as file:
-        kind = sniff(file, path)
+    if (stream := stream_at(path)) is not None:
+        kind = stream.kind()
+    else:
+        with open_file(path) as file:
+            kind = sniff(file, path)
     if kind == "npy" and name is not None:
         raise AddressError(f"is an .npy, which holds one tensor; drop '::{name}'", address=path)
     return path, name, kind
+
+
+@contextmanager
+def _spooled(path: str) -> Iterator[str]:
+    """The HDF5 file at `path`, which of a pipe is a temporary one; errors within name the pipe.
+
+    Standard input by a name that a shell takes: `-::/x` would be an option.
+    """
+    stream = stream_at(path)
+    if stream is None:
+        yield path
+        return
+    file = stream.spool()
+    try:
+        yield file
+    except GnError as error:
+        shown = "/dev/stdin" if path == "-" else path
+        error.message = error.message.replace(file, shown)
+        error.address = error.address.replace(file, shown) if error.address else path
+        raise
 
 
 def _kind_of_input(source: Source) -> str:

@@ -28,8 +28,6 @@ LISTED = 20  # candidates shown in one error
 
 def split(address: str) -> tuple[str, str | None]:
     """The file and the path in it: `f.h5::conv1` is ("f.h5", "/conv1"), `x.npy` is ("x.npy", None)."""
-    if address == "-":
-        raise AddressError("reading or writing a pipe is not supported yet; give a file", address=address)
     places = [place for place in range(len(address)) if address.startswith("::", place)]
     if not places or os.path.exists(address):  # a file may have `::` in its own name
         return address, None
@@ -62,15 +60,13 @@ def open_file(path: str) -> FileIO:
         raise AddressError(f"not a file name: {error}", address=path) from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise AddressError("is not a regular file; copy what it gives into one", address=path)
+        raise AddressError("is not a regular file", address=path)  # since it was looked at as a pipe
     return file
 
 
 def sniff(file: FileIO, address: str) -> Literal["npy", "hdf5"]:
     """What the file's first bytes say it is; its name says nothing. Raises FormatError."""
     size = os.fstat(file.fileno()).st_size
-    if size == 0:
-        raise FormatError("is empty (0 bytes); write it again", address=address)
     start = file.read(len(HDF5_MAGIC))
     if start.startswith(NPY_MAGIC):
         return "npy"
@@ -80,10 +76,36 @@ def sniff(file: FileIO, address: str) -> Literal["npy", "hdf5"]:
         if file.read(len(HDF5_MAGIC)) == HDF5_MAGIC:
             return "hdf5"
         offset = 2 * offset or 512
+    raise stranger(start, address)
+
+
+def stranger(start: bytes, address: str) -> FormatError:
+    """The error for what begins with `start`, and is neither .npy nor HDF5."""
+    if not start:
+        return FormatError("is empty (0 bytes); write it again", address=address)
     for magic, what in STRANGERS.items():
         if start.startswith(magic):
-            raise FormatError(f"is {what}", address=address)
-    raise FormatError(f"is neither .npy nor HDF5 (it begins with {start!r})", address=address)
+            return FormatError(f"is {what}", address=address)
+    return FormatError(f"is neither .npy nor HDF5 (it begins with {start!r})", address=address)
+
+
+def identity(address: str) -> tuple[int, ...] | None:
+    """What tells whether the file at `address` is still the same; None where there is none, or a pipe."""
+    try:
+        held = os.stat(split(address)[0])
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(held.st_mode):
+        return None
+    return held.st_dev, held.st_ino, held.st_size, held.st_mtime_ns
+
+
+def check_identity(address: str, before: tuple[int, ...] | None) -> None:
+    """Raise FormatError if another file, or other content, stands there now. A file may be removed."""
+    after = identity(address)
+    if before and after and after != before:
+        hint = "was changed or replaced while it was read; try again"
+        raise FormatError(hint, address=address)
 
 
 def require_numeric(dtype: np.dtype[Any], address: str) -> None:

@@ -52,6 +52,9 @@ class Hdf5Source:
                     done += block.size
         return buffer[:done]
 
+    def abandon(self) -> None:
+        """No reader of a file waits."""
+
     def close(self) -> None:
         self._file.close()
 

@@ -32,6 +32,9 @@ class ArraySource:
         np.concatenate([self._flat[start : start + count] for start, count in runs], out=buffer[:size])
         return buffer[:size]
 
+    def abandon(self) -> None:
+        """No reader of an array waits."""
+
     def close(self) -> None:
         """Nothing to release."""
 

@@ -10,17 +10,17 @@ import math
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.errors import FormatError
+from gncli.errors import AddressError, FormatError
 from gncli.layout import Run
-from gncli.tensors.address import NPY_MAGIC, reason, require_numeric
-from gncli.tensors.staging import Staged
+from gncli.tensors.address import NPY_MAGIC, open_file, reason, require_numeric, split
+from gncli.tensors.staging import Joined, Staged
 
 MAX_HEADER = 64 * 1024  # bytes; of one tensor's, rank 64 and all, hardly 1500 are not padding
 MAX_RANK = 64  # numpy's own
@@ -62,7 +62,9 @@ class NpySource:
         self._file = file
         self._lock = threading.Lock()
         try:
-            header = _read_header(file, address)
+            file.seek(0)
+            header = read_header(file.read, address)
+            _check_size(header, os.fstat(file.fileno()).st_size - header.offset, address)
         except BaseException:
             file.close()
             raise
@@ -79,8 +81,16 @@ class NpySource:
             done += count
         return buffer[:done]
 
+    def abandon(self) -> None:
+        """No reader of a file waits."""
+
     def close(self) -> None:
         self._file.close()
+
+    def __reduce__(self) -> tuple[Callable[..., NpySource], tuple[Any, ...]]:
+        path, _ = split(self.address)
+        held = os.fstat(self._file.fileno())
+        return _open_again, (self.address, os.path.abspath(path), held.st_size, held.st_mtime_ns)
 
     def _fill(self, block: NDArray[np.uint8], offset: int) -> None:
         done = 0
@@ -101,27 +111,29 @@ class NpySource:
             return self._file.readinto(view)
 
 
-class NpySink:
-    """A new .npy file, version 1.0, as np.save writes it, in the order of axes of `fortran`."""
+def _open_again(address: str, path: str, size: int, mtime_ns: int) -> NpySource:
+    """In another process, perhaps on another machine. Raises AddressError unless it is the same file."""
+    file = open_file(path)
+    held = os.fstat(file.fileno())
+    if (held.st_size, held.st_mtime_ns) != (size, mtime_ns):
+        file.close()
+        message = f"{path} has {held.st_size} bytes and another time of change than the file of {size} bytes"
+        raise AddressError(message, address=address)
+    return NpySource(address, file)
+
+
+class NpyPart:
+    """Where the values of an .npy that is being written go. Any process may have one, by pickling it."""
 
     positioned = True
 
-    def __init__(
-        self, target: str, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool, *, force: bool
-    ) -> None:
-        self.address = target
-        self._dtype = dtype.newbyteorder("=")
+    def __init__(self, address: str, staged: Joined, offset: int, nbytes: int, dtype: np.dtype[Any]) -> None:
+        self.address = address
+        self._staged, self._offset, self._nbytes, self._dtype = staged, offset, nbytes, dtype
         self._lock = threading.Lock()
-        header = header_bytes(shape, self._dtype, fortran)
-        self._offset = len(header)
-        self._staged = Staged(target, force=force)
-        try:
-            self._nbytes = self._offset + math.prod(shape) * self._dtype.itemsize
-            self._staged.extend(self._nbytes)
-            self._put(np.frombuffer(header, np.uint8), 0)
-        except BaseException:
-            self._staged.discard()
-            raise
+
+    def __reduce__(self) -> tuple[type[NpyPart], tuple[Any, ...]]:
+        return NpyPart, (self.address, self._staged, self._offset, self._nbytes, self._dtype)
 
     def reserve(self) -> None:
         """Take the space that the file will need."""
@@ -140,12 +152,6 @@ class NpySink:
             self._put(block, self._offset + start * self._dtype.itemsize)
             done += count
 
-    def commit(self) -> None:
-        self._staged.commit()
-
-    def discard(self) -> None:
-        self._staged.discard()
-
     def _put(self, block: NDArray[np.uint8], offset: int) -> None:
         done = 0
         try:
@@ -163,29 +169,57 @@ class NpySink:
             return file.write(view)
 
 
-def _read_header(file: io.FileIO, address: str) -> Header:
-    """Read and check the header against the file's size; nothing of a size it claims is allocated."""
-    size = os.fstat(file.fileno()).st_size
-    file.seek(0)
-    start = file.read(12)
-    major, minor = start[6:8] if start.startswith(NPY_MAGIC) and len(start) >= 8 else (0, 0)
+class NpySink(NpyPart):
+    """A new .npy file, version 1.0, as np.save writes it, in the order of axes of `fortran`."""
+
+    def __init__(
+        self, target: str, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool, *, force: bool
+    ) -> None:
+        dtype = dtype.newbyteorder("=")
+        header = header_bytes(shape, dtype, fortran)
+        nbytes = len(header) + math.prod(shape) * dtype.itemsize
+        self._whole = Staged(target, force=force)
+        super().__init__(target, self._whole, len(header), nbytes, dtype)
+        try:
+            self._whole.extend(nbytes)
+            self._put(np.frombuffer(header, np.uint8), 0)
+        except BaseException:
+            self._whole.discard()
+            raise
+
+    def commit(self) -> None:
+        self._whole.commit()
+
+    def discard(self) -> None:
+        self._whole.discard()
+
+
+def read_header(read: Callable[[int], bytes], address: str) -> Header:
+    """The header at the front of what `read(count)` gives; it gives fewer bytes only at the end.
+
+    Nothing of a size that the header claims is allocated. Raises FormatError.
+    """
+    start = read(8)
+    major, minor = start[6:8] if start.startswith(NPY_MAGIC) and len(start) == 8 else (0, 0)
     if (major, minor) not in ((1, 0), (2, 0), (3, 0)):
         message = f"has .npy version {major}.{minor}; gn reads 1.0, 2.0 and 3.0"
         raise FormatError(message, address=address)
-    fixed = 10 if major == 1 else 12
-    length = int.from_bytes(start[8:fixed], "little")
+    wide = 2 if major == 1 else 4
+    field = read(wide)
+    length = int.from_bytes(field, "little")
     if length > MAX_HEADER:
         message = f"declares a header of {length} bytes; of one tensor it has at most {MAX_HEADER}"
         raise FormatError(message, address=address)
-    if size < fixed + length or len(start) < fixed:
-        message = f"is cut off in its header, at {size} of {fixed + length} bytes; write it again"
+    body = read(length)
+    held, offset = 8 + len(field) + len(body), 8 + wide + length
+    if held < offset:
+        message = f"is cut off in its header, at {held} of {offset} bytes; write it again"
         raise FormatError(message, address=address)
-    file.seek(fixed)
-    text = file.read(length).decode("utf-8" if major == 3 else "latin-1", "replace")
-    shape, dtype, fortran = _parse(text, address)
-    header = Header(shape, dtype, fortran and len(shape) > 1, fixed + length)
-    _check_size(header, size - header.offset, address)
-    return header
+    shape, dtype, fortran = _parse(body.decode("utf-8" if major == 3 else "latin-1", "replace"), address)
+    # numpy counts in int64, and leaves out the zeros when it checks that the product fits.
+    if len(shape) > MAX_RANK or math.prod(filter(None, shape)) * dtype.itemsize >= 2**63:
+        raise FormatError(f"declares an absurd shape, {shape}", address=address)
+    return Header(shape, dtype, fortran and len(shape) > 1, offset)
 
 
 def _parse(text: str, address: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
@@ -224,11 +258,7 @@ def _parse_dtype(descr: str, address: str) -> np.dtype[Any]:
 
 def _check_size(header: Header, held: int, address: str) -> None:
     """Raise FormatError unless `held` bytes are what the header declares."""
-    itemsize = header.dtype.itemsize
-    # numpy counts in int64, and leaves out the zeros when it checks that the product fits.
-    if len(header.shape) > MAX_RANK or math.prod(filter(None, header.shape)) * itemsize >= 2**63:
-        raise FormatError(f"declares an absurd shape, {header.shape}", address=address)
-    declared = math.prod(header.shape) * itemsize
+    declared = math.prod(header.shape) * header.dtype.itemsize
     if held < declared:
         message = f"is truncated: its header declares {declared} bytes of data, the file holds {held}"
         raise FormatError(message, address=address)

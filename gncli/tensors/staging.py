@@ -7,50 +7,31 @@ import ctypes
 import errno
 import os
 import stat
+from functools import lru_cache, partial
 from io import FileIO
 
 from gncli.errors import OutputError
+from gncli.leavings import clear_later, is_cleared
 from gncli.tensors.address import reason
 
 NAME_MAX = 255  # bytes, on every file system in common use
+_STRETCH = 16 << 20  # bytes reserved at a time: whoever writes to the file waits meanwhile
 
 
-class Staged:
-    """A new file on its way to `target`. `path` is where it is written, `file` is open on it.
+class Joined:
+    """The file of a `Staged`, to write into; from another process, by its name. Raises OutputError."""
 
-    A symlink is written through: what it points to is replaced and the link stays. Raises
-    OutputError, before anything is written, where the target cannot come to stand.
-    """
+    file: FileIO
 
-    def __init__(self, target: str, *, force: bool) -> None:
-        if "\0" in target:
-            raise OutputError("not a file name: it holds a NUL", address=target)
-        self.target = target
-        self._force = force
-        self._final = os.path.realpath(target)
-        self._folder, name = os.path.split(self._final)
-        _check_target(target, self._final, force)
-        # The temporary's name is longer than the target's, which may be as long as names can be.
-        stem = os.fsdecode(os.fsencode(name)[: NAME_MAX - len("..gn-12345678.tmp")])
-        self.path = os.path.join(self._folder, f".{stem}.gn-{os.urandom(4).hex()}.tmp")
+    def __init__(self, target: str, path: str) -> None:
+        self.target, self.path = target, path
         try:
-            self.file = FileIO(self.path, "x+b")  # O_EXCL, mode 0o666 less the umask
-        except FileNotFoundError:
-            folder = self._folder if os.path.islink(target) else os.path.dirname(target)
-            raise OutputError(f"there is no folder '{folder}'; make it first", address=target) from None
+            self.file = FileIO(path, "r+b")
         except OSError as error:
-            raise OutputError(f"cannot write there: {reason(error)}", address=target) from None
-        self._standing = True  # the temporary is there, to be renamed or removed
+            raise OutputError(f"cannot write '{path}': {reason(error)}", address=target) from None
 
-    def extend(self, nbytes: int) -> None:
-        """Make it `nbytes` long, if the disk has that much to give."""
-        try:
-            room = os.statvfs(self._folder) if hasattr(os, "statvfs") else None
-            if room and room.f_blocks and room.f_bavail * room.f_frsize < nbytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.ftruncate(self.file.fileno(), nbytes)
-        except OSError as error:
-            raise self.failure(error, f"{nbytes} bytes") from None
+    def __reduce__(self) -> tuple[type[Joined], tuple[str, str]]:
+        return Joined, (self.target, self.path)
 
     def reserve(self, nbytes: int) -> None:
         """Take the space, where the file system can promise it; also beside writes, which it leaves alone.
@@ -68,10 +49,49 @@ class Staged:
         hint = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             with contextlib.suppress(OSError, AttributeError):
-                room = os.statvfs(self._folder)
+                room = os.statvfs(os.path.dirname(self.path))
                 hint = f" ({room.f_bavail * room.f_frsize} bytes are free)"
             hint += "; make room, or write elsewhere with -o"
         return OutputError(f"cannot write {what}: {reason(error)}{hint}", address=self.target)
+
+
+class Staged(Joined):
+    """A new file on its way to `target`. `path` is where it is written, `file` is open on it.
+
+    A symlink is written through: what it points to is replaced and the link stays. Raises
+    OutputError, before anything is written, where the target cannot come to stand.
+    """
+
+    def __init__(self, target: str, *, force: bool) -> None:
+        if "\0" in target:
+            raise OutputError("not a file name: it holds a NUL", address=target)
+        self.target = target
+        self._force = force
+        self._final = os.path.realpath(target)
+        self._folder, name = os.path.split(self._final)
+        _check_target(target, self._final, force)
+        # The temporary's name is longer than the target's, which may be as long as names can be.
+        stem = os.fsdecode(os.fsencode(name)[: NAME_MAX - len("..gn-12345678.tmp")])
+        _remove_left(self._folder, f".{stem}.gn-")
+        try:
+            self.path, self.file = _create(os.path.join(self._folder, f".{stem}.gn-"))
+        except FileNotFoundError:
+            folder = self._folder if os.path.islink(target) else os.path.dirname(target)
+            raise OutputError(f"there is no folder '{folder}'; make it first", address=target) from None
+        except OSError as error:
+            raise OutputError(f"cannot write there: {reason(error)}", address=target) from None
+        clear_later(self.path, partial(os.unlink, self.path))
+        self._standing = True  # the temporary is there, to be renamed or removed
+
+    def extend(self, nbytes: int) -> None:
+        """Make it `nbytes` long, if the disk has that much to give."""
+        try:
+            room = os.statvfs(self._folder) if hasattr(os, "statvfs") else None
+            if room and room.f_blocks and room.f_bavail * room.f_frsize < nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.ftruncate(self.file.fileno(), nbytes)
+        except OSError as error:
+            raise self.failure(error, f"{nbytes} bytes") from None
 
     def commit(self) -> None:
         """Flush to disk, take the target's name, flush the folder. Discards where that fails."""
@@ -82,7 +102,7 @@ class Staged:
                 os.replace(self.path, self._final)
             else:
                 self._rename_to_nothing()
-            self._standing = False
+            self._gone()
         except OSError as error:
             self.discard()
             raise self.failure(error) from None
@@ -92,9 +112,13 @@ class Staged:
         """Remove the temporary, if it stands; twice, or after commit, it does nothing."""
         self.file.close()
         if self._standing:
-            self._standing = False
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
+            self._gone()
+
+    def _gone(self) -> None:
+        self._standing = False
+        is_cleared(self.path)
 
     def _rename_to_nothing(self) -> None:
         # rename(2) replaces whatever has appeared since the check; link(2) refuses to.
@@ -129,15 +153,65 @@ def _check_target(target: str, final: str, force: bool) -> None:
         raise OutputError("exists; use --force to overwrite it", address=target)
 
 
+def _create(start: str) -> tuple[str, FileIO]:
+    """A new file of a name that begins with `start`, locked: as long as it is, somebody writes it."""
+    while True:
+        path = f"{start}{os.urandom(4).hex()}.tmp"
+        file = FileIO(path, "x+b")  # O_EXCL, mode 0o666 less the umask
+        with contextlib.suppress(OSError, ImportError):  # a file system without locks
+            import fcntl
+
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return path, file
+        file.close()  # taken for left over, before it was locked
+
+
+@lru_cache(maxsize=64)
+def _temporaries(folder: str) -> tuple[str, ...]:
+    """Names of such files that stood in the folder when the command first looked at it."""
+    clear_later(_temporaries, _temporaries.cache_clear)
+    try:
+        return tuple(name for name in os.listdir(folder) if name[:1] == "." and name.endswith(".tmp"))
+    except OSError:
+        return ()
+
+
+def _remove_left(folder: str, start: str) -> None:
+    """Remove what killed runs left: temporaries of this output that nobody has locked."""
+    for name in _temporaries(folder):
+        if not name.startswith(start):
+            continue
+        with contextlib.suppress(OSError, ImportError):  # it is locked, or gone, or not ours to remove
+            import fcntl
+
+            path = os.path.join(folder, name)
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+                    os.unlink(path)
+            finally:
+                os.close(descriptor)
+
+
 def _allocate(descriptor: int, nbytes: int) -> None:
     """fallocate(2). In os.posix_fallocate, glibc writes zeros itself where the system can't: over others'."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     if not hasattr(libc, "fallocate"):
         return
-    done = libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(nbytes))
-    error = ctypes.get_errno()
-    if done != 0 and error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EINTR):
-        raise OSError(error, os.strerror(error))
+    for start in range(0, nbytes, _STRETCH):
+        stretch = ctypes.c_int64(min(_STRETCH, nbytes - start))
+        if libc.fallocate(descriptor, 0, ctypes.c_int64(start), stretch) != 0:
+            error = ctypes.get_errno()
+            if error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EINTR):
+                raise OSError(error, os.strerror(error))
+            return
+
+
+@lru_cache(maxsize=1)
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _sync_folder(folder: str) -> None:

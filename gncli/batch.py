@@ -1,0 +1,153 @@
+"""Normalize many tensors, small ones side by side: the tool behind `gn normalize`, without click."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from typing import TypeVar
+
+from gncli.engine import Advance
+from gncli.executors import in_order, usable_cores, workers
+from gncli.normalize import Normalized, Settings, normalize_file
+from gncli.plan import TILE
+from gncli.progress import Progress
+from gncli.tensors import more
+from gncli.tensors.address import SUFFIXES, split, suffix
+
+SMALL = 64 << 20  # bytes: less is done by one worker, so that others can do other files
+BUNDLE = 8 << 20  # bytes of files, overhead included, that a worker is given at once
+OVERHEAD = 1 << 20  # bytes that could be done in the time that it takes to open files and close them
+
+Result = TypeVar("Result")
+Outcome = Normalized | Exception | None  # None: skipped, since the output stands
+
+
+@dataclass(frozen=True)
+class Job:
+    address: str
+    target: str
+    size: int  # of the file, in bytes; 0 for a pipe
+
+    @classmethod
+    def of(cls, address: str, target: str) -> Job:
+        try:
+            return cls(address, target, os.path.getsize(split(address)[0]))
+        except (OSError, ValueError):  # what is wrong is said when it is opened
+            return cls(address, target, 0)
+
+    @property
+    def small(self) -> bool:
+        """Whether it may be done beside others. HDF5 has one lock, and standard output has an order."""
+        path, name = split(self.address)
+        apart = self.target == "-" or name is not None or SUFFIXES.get(suffix(self.target)) == "hdf5"
+        return not apart and self.size < SMALL and os.path.isfile(path)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How each of many tensors is normalized."""
+
+    settings: Settings
+    force: bool = False
+    skip_existing: bool = False
+    dry_run: bool = False
+    command: str = ""
+
+    def run(self, targets: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Outcome]]:
+        """Each tensor's address and what came of it, in order: what it raised is given, not raised.
+
+        `targets`: addresses of inputs and outputs.
+        """
+        jobs = [Job.of(*pair) for pair in targets]
+        if len(jobs) == 1:
+            yield from self._in_turn(jobs[0], self.settings.progress, None)
+            return
+        total, ended = sum(job.size for job in jobs), 0
+        with Progress("", total, self.settings.progress, bar=True) as progress:
+
+            def label() -> None:
+                progress.label = f"{ended} of {len(jobs)} files"
+
+            label()
+            apart = self.settings.dask is not None  # a cluster is for what is large
+            for small, group in groupby(jobs, key=lambda job: job.small and not apart):
+                if small:
+                    for job, outcome in self._side_by_side([*group]):
+                        ended += 1
+                        label()
+                        progress.advance(job.size)
+                        yield job.address, outcome
+                    continue
+                for job in group:
+                    yield from self._in_turn(job, False, progress.advance)
+                    ended += 1
+                    label()
+                    progress.advance(0)
+
+    def _in_turn(
+        self, job: Job, progress: bool | None, watch: Advance | None
+    ) -> Iterator[tuple[str, Outcome]]:
+        """With all cores for one tensor; a pipe may hold several."""
+        settings = replace(self.settings, progress=progress)
+        again: bool | Exception = True
+        while again is True:
+            outcome = self._do(job, settings, watch)
+            yield job.address, outcome
+            if isinstance(outcome, Exception):
+                return
+            again = _caught(partial(more, job.address))
+        if isinstance(again, Exception):
+            yield job.address, again
+
+    def _side_by_side(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """With a core for each."""
+        size = sum(job.size for job in jobs) + OVERHEAD * len(jobs)
+        count = max(1, min(self.settings.jobs or usable_cores(), self.settings.memory // TILE, len(jobs)))
+        share = replace(self.settings, jobs=1, memory=self.settings.memory // count, progress=False)
+        bundles = [*_bundles(jobs)]
+        with workers(count, size, forkable=True) as executor:
+            results = in_order(executor, partial(self._several, share), bundles, 2 * count)
+            for bundle, outcomes in zip(bundles, results, strict=True):
+                yield from zip(bundle, outcomes, strict=True)
+
+    def _several(self, settings: Settings, bundle: Sequence[Job]) -> list[Outcome]:
+        return [self._do(job, settings, None) for job in bundle]
+
+    def _do(self, job: Job, settings: Settings, watch: Advance | None) -> Outcome:
+        if self.skip_existing and os.path.isfile(split(job.target)[0]):
+            return None
+        return _caught(
+            partial(
+                normalize_file,
+                job.address,
+                job.target,
+                settings,
+                force=self.force,
+                dry_run=self.dry_run,
+                command=self.command,
+                watch=watch,
+            )
+        )
+
+
+def _caught(work: Callable[[], Result]) -> Result | Exception:
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 - for the caller to tell, and to go on to the next
+        return error
+
+
+def _bundles(jobs: Iterable[Job]) -> Iterator[list[Job]]:
+    bundle: list[Job] = []
+    size = 0
+    for job in jobs:
+        if bundle and size + job.size + OVERHEAD > BUNDLE:
+            yield bundle
+            bundle, size = [], 0
+        bundle.append(job)
+        size += job.size + OVERHEAD
+    if bundle:
+        yield bundle

@@ -1,0 +1,186 @@
+"""Tasks on a Dask cluster, `--dask`. The only room that names distributed, which is loaded only then.
+
+A task carries addresses and a block, never values: storage is shared. Dask has the queue, the retries and
+the transport; here is what it leaves open, which is to be certain of the workers before, and of an end in
+bounded time when they, or the scheduler, are gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from gncli import __version__
+from gncli.errors import GnError, UsageError, WorkerError
+from gncli.executors import Remote, usable_cores
+from gncli.extras import require_extra
+from gncli.worker import prepared
+
+PATIENCE = 15.0  # seconds without a scheduler, or without any worker, until that is an error
+PULSE = 0.5  # seconds between two looks
+
+Result = TypeVar("Result")
+
+
+@lru_cache(maxsize=1)
+def connect(address: str, jobs: int | None) -> Cluster:
+    """The cluster at `address`, the same for all tensors of a command.
+
+    `address`: tcp://host:port, a scheduler file, or `local` for `jobs` processes on this machine.
+    Raises UsageError where distributed is not installed, WorkerError where the cluster can't be used.
+    """
+    require_extra("dask", "distributed", "--dask")
+    distributed: Any = import_module("distributed")
+    if not os.environ.get("GN_DEBUG"):
+        for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # each has a level of its own
+    where: dict[str, Any] = {}
+    local = None
+    try:
+        if address == "local":
+            local = distributed.LocalCluster(
+                jobs or usable_cores(),
+                threads_per_worker=1,
+                dashboard_address="127.0.0.1:0",  # of no use, but not to be had without
+                silence_logs=logging.CRITICAL,
+            )
+            where["address"] = local
+        elif "://" in address:
+            where["address"] = address
+        elif os.path.isfile(address):
+            where["scheduler_file"] = address
+        else:
+            hint = "is neither tcp://host:port, nor a scheduler file, nor local"
+            raise UsageError(f"--dask {address} {hint}")
+        client = distributed.Client(**where, timeout=PATIENCE, set_as_default=False)
+    except UsageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of whatever kind the transport has
+        if local is not None:
+            local.close()
+        raise WorkerError(f"no scheduler at {address}: {_reason(error)}; is it running?") from None
+    cluster = Cluster(address, client, local)
+    atexit.register(cluster.close)
+    try:
+        cluster.meet()
+    except BaseException:
+        cluster.close()
+        raise
+    return cluster
+
+
+class Cluster(Remote):
+    """distributed's executor, whose futures end even where the cluster is no more."""
+
+    def __init__(self, address: str, client: Any, local: Any) -> None:
+        self.address = address
+        self._client, self._local = client, local
+        self._pool = client.get_executor(pure=False)
+        self._pending: set[Future[Any]] = set()
+        self._lost: str | None = None
+        self._closed = threading.Event()
+
+    def meet(self) -> None:
+        """Wait for a worker, see that all have what this process has, and begin to watch them."""
+        try:
+            self._client.wait_for_workers(1, timeout=PATIENCE)
+        except OSError:  # TimeoutError
+            message = f"no worker has joined {self.address} within {PATIENCE:.0f} seconds; start some"
+            raise WorkerError(message) from None
+        ours = _versions()
+        for worker, theirs in self._everywhere(_versions).items():
+            for name, held in ours.items():
+                if theirs[name] != held:
+                    message = f"worker {worker} has {name} {theirs[name]}, this process {held}"
+                    raise WorkerError(f"{message}; install the same, lest the numbers differ")
+        self.jobs = sum(self._client.nthreads().values())
+        threading.Thread(target=self._watch, name="gn-watch", daemon=True).start()
+
+    def check(self, recipe: bytes) -> None:
+        """Raise WorkerError unless every worker sees the files that `recipe` names, and the same ones."""
+        for worker, trouble in self._everywhere(_try, recipe).items():
+            if trouble is not None:
+                hint = "workers need the same files under the same paths"
+                raise WorkerError(f"worker {worker} does not see them: {trouble}; {hint}")
+
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        future: Future[Result] = self._pool.submit(fn, *args, **kwargs)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        if self._lost is not None:
+            self._give_up(self._lost)
+        return future
+
+    def close(self) -> None:
+        """Twice, it does nothing."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        for part in filter(None, (self._client, self._local)):
+            with suppress(Exception):
+                part.close(timeout=2)
+
+    def _everywhere(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        """What each worker makes of it. Raises WorkerError where one can't run it."""
+        try:
+            answers: dict[str, Any] = self._client.run(function, *args, on_error="return")
+        except Exception as error:  # noqa: BLE001 - of whatever kind the transport has
+            raise WorkerError(f"the workers of {self.address} do not answer: {_reason(error)}") from None
+        for worker, answer in answers.items():
+            if isinstance(answer, BaseException):
+                hint = f"it needs Python {_versions()['python']} with gncli {__version__}"
+                raise WorkerError(f"worker {worker} cannot do it: {_reason(answer)}; {hint}") from None
+        return answers
+
+    def _watch(self) -> None:
+        alone = 0.0
+        while not self._closed.wait(PULSE):
+            alone = 0.0 if self._alive() else alone + PULSE
+            if self._client.status == "closed" or alone >= PATIENCE:
+                what = "its workers" if self._client.status == "running" else "the scheduler"
+                self._give_up(f"lost {what} at {self.address}; see its logs, and start again")
+                return
+
+    def _alive(self) -> bool:
+        if self._client.status != "running":
+            return False
+        with suppress(Exception):
+            return bool(self._client.nthreads())
+        return False
+
+    def _give_up(self, message: str) -> None:
+        self._lost = message
+        for future in list(self._pending):
+            with suppress(InvalidStateError):
+                future.set_exception(WorkerError(message))
+
+
+def _versions() -> dict[str, str]:
+    """What has to be the same everywhere, for tasks to be understood and for numbers to agree."""
+    python = ".".join(map(str, sys.version_info[:2]))
+    return {"gncli": __version__, "python": python} | {
+        name: version(name) for name in ("numpy", "distributed")
+    }
+
+
+def _try(recipe: bytes) -> str | None:
+    """On a worker: what is wrong with what the tasks will open."""
+    try:
+        prepared(recipe)
+    except GnError as error:
+        return str(error)
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")

@@ -1,0 +1,161 @@
+"""Tensors on a pipe: one .npy after another, each read and written once, in storage order.
+
+What cannot be done in that order goes through a temporary file in $TMPDIR.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli.errors import FormatError, OutputError
+from gncli.layout import Run
+from gncli.tensors.address import reason
+from gncli.tensors.npy import NpySink, NpySource, header_bytes, read_header
+from gncli.tensors.pipe import (
+    CHUNK,
+    LARGE,
+    Binary,
+    Stream,
+    no_room,
+    standard_output,
+    tell_of_spool,
+    write_all,
+)
+
+
+class StreamSource:
+    """One tensor of a stream. Readers wait for their turn: blocks are to be asked for in storage order."""
+
+    forkable = False
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self.address = stream.address
+        stream.skip()
+        header = read_header(stream.take, stream.address)
+        self.shape, self.dtype, self.fortran = header.shape, header.dtype, header.fortran
+        self._place = 0  # of the next element
+        self._turn = threading.Condition()
+        stream.begin(self.nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
+        """The runs' elements, one after another, in the front of `buffer`. From any thread, in turn."""
+        count = sum(count for _, count in runs)
+        with self._turn:
+            while self._place != runs[0][0] and not self._stream.abandoned:
+                self._turn.wait()
+            try:
+                self._fill(buffer[:count].view(np.uint8).data)
+                self._place += count
+            except BaseException:
+                self._stream.abandoned = True
+                raise
+            finally:
+                self._turn.notify_all()
+        return buffer[:count]
+
+    def spooled(self) -> NpySource:
+        """The tensor in a temporary file, which has no name: to be read in any order, and more than once."""
+        if self.nbytes >= LARGE:
+            tell_of_spool(self.address, self.nbytes)
+        try:
+            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - the source closes it
+            header = header_bytes(self.shape, self.dtype, self.fortran)
+            write_all(file, memoryview(header))
+            copied = self._stream.copy(file, self.nbytes)
+        except OSError as error:
+            raise no_room(error, self.address) from None
+        if copied < self.nbytes:
+            raise self._truncated(copied)
+        return NpySource(self.address, file)
+
+    def abandon(self) -> None:
+        """Let go of the readers that wait for data, or for their turn."""
+        self._stream.abandoned = True
+        with self._turn:
+            self._turn.notify_all()
+
+    def close(self) -> None:
+        """The stream stays open, for the tensor after this."""
+
+    def _fill(self, room: memoryview) -> None:
+        got = self._stream.fill(room)
+        if got < len(room):
+            raise self._truncated(self._place * self.dtype.itemsize + got)
+
+    def _truncated(self, held: int) -> FormatError:
+        declared = f"its header declares {self.nbytes} bytes of data, the stream holds {held}"
+        return FormatError(f"is truncated: {declared}", address=self.address)
+
+
+class StreamSink:
+    """A tensor on standard output, to be written in storage order."""
+
+    positioned = False
+    address = "-"
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> None:
+        self._dtype = dtype.newbyteorder("=")
+        self._header = header_bytes(shape, self._dtype, fortran)
+        self._file = standard_output()
+
+    def reserve(self) -> None:
+        """A pipe has no space to take."""
+
+    def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
+        return buffer[: sum(count for _, count in runs)]
+
+    def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
+        self._begin()
+        _put(self._file, np.ascontiguousarray(values, self._dtype).view(np.uint8).data)
+
+    def commit(self) -> None:
+        self._begin()
+
+    def discard(self) -> None:
+        """What is gone down a pipe is gone."""
+
+    def _begin(self) -> None:
+        header, self._header = self._header, b""
+        _put(self._file, memoryview(header))
+
+
+class SpooledSink(NpySink):
+    """A tensor for standard output that is not written in storage order: by way of a temporary file."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> None:
+        self._out = standard_output()
+        name = os.path.join(tempfile.gettempdir(), f"gn-{os.urandom(4).hex()}.npy")
+        super().__init__(name, shape, dtype, fortran, force=False)
+        self.address = "-"
+        if self._nbytes >= LARGE:
+            tell_of_spool("-", self._nbytes)
+
+    def commit(self) -> None:
+        file = self._staged.file
+        file.seek(0)
+        room = memoryview(bytearray(CHUNK))
+        while got := file.readinto(room):
+            _put(self._out, room[:got])
+        self.discard()
+
+
+def _put(file: Binary, data: memoryview) -> None:
+    try:
+        write_all(file, data)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot be written: {reason(error)}", address="standard output") from None

@@ -1,0 +1,309 @@
+"""A Dask cluster of real processes on loopback: the bytes of a local run, and an end to every failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from arrays import normal
+from conftest import Gn, Shell
+
+from gncli import cluster
+from gncli.errors import GnError, UsageError, WorkerError
+from gncli.normalize import Settings, normalize_file
+from gncli.stats import stats_file
+
+# What a worker loads, and loads again. Each read takes a while, so that there is time to kill somebody.
+SLOW = """
+import os, time
+from posix import preadv
+def late(*args):
+    time.sleep(0.1)
+    return preadv(*args)
+os.preadv = late
+"""
+# A worker to whom the storage looks otherwise.
+ELSEWHERE = """
+import gncli.tensors.npy as npy
+from gncli.tensors.address import open_file
+npy.open_file = lambda path: open_file(path.replace("/here/", "/there/"))
+"""
+OLDER = "import gncli; gncli.__version__ = '0.0.1'"
+
+
+class Processes:
+    """A scheduler, and workers of one thread each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "scheduler.json"
+        options = "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", self.file
+        self.scheduler = self.start("dask_scheduler", *options)
+        self.workers: list[subprocess.Popen[bytes]] = []
+        wait_for(self.file.exists)
+
+    @property
+    def address(self) -> str:
+        return str(json.loads(self.file.read_text())["address"])
+
+    def start(self, module: str, *options: object) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-m", f"distributed.cli.{module}", *map(str, options)]
+        return subprocess.Popen(words, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def add(self, count: int = 1, preload: str = "") -> None:
+        options: list[object] = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1"]
+        if preload:
+            (self.folder / "preload.py").write_text(preload)
+            options += ["--preload", self.folder / "preload.py"]
+        for _ in range(count):
+            self.workers.append(self.start("dask_worker", *options, self.address))
+        client = import_module("distributed").Client(self.address, set_as_default=False)
+        client.wait_for_workers(len(self.workers), timeout=30)
+        client.close()
+
+    def end(self) -> None:
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+@contextmanager
+def processes(folder: Path) -> Iterator[Processes]:
+    made = Processes(folder)
+    try:
+        yield made
+    finally:
+        if cluster.connect.cache_info().currsize:
+            cluster.connect(made.address, None).close()
+            cluster.connect.cache_clear()
+        made.end()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of two workers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(cluster.__file__).parents[1]))
+        with processes(tmp_path_factory.mktemp("dask")) as made:
+            made.add(2)
+            yield made.address
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Iterator[Processes]:
+    """A scheduler that the test may kill."""
+    (tmp_path / "dask").mkdir()
+    with processes(tmp_path / "dask") as made:
+        yield made
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if name != "dask")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "order", "words"),
+    [
+        ((6, 8, 64, 64), "f4", "C", {"groups": 4}),
+        ((6, 64, 64, 8), "f2", "C", {"groups": 4, "layout": "NHWC"}),
+        ((6, 8, 64, 64), "f8", "F", {"groups": 4, "memory": 1 << 20}),
+        ((1, 8, 512, 1024), "f4", "C", {"groups": 1, "memory": 1 << 20}),  # a group of several blocks
+        ((9, 8, 7), "u1", "C", {"groups": 8, "dtype": "float32", "eps": 0.0}),
+        ((0, 8, 7), "f4", "C", {"groups": 8}),
+    ],
+)
+def test_the_bytes_of_a_local_run(
+    tmp_path: Path, pair: str, shape: tuple[int, ...], dtype: str, order: str, words: dict[str, Any]
+) -> None:
+    x = (normal(*shape) * 50 + 100).astype(dtype, order=order)  # type: ignore[call-overload]
+    np.save(tmp_path / "x.npy", x)
+    runs = [
+        normalize_file(f"{tmp_path}/x.npy", f"{tmp_path}/{name}.npy", Settings(beta=3.0, dask=dask, **words))
+        for name, dask in (("local", None), ("dask", pair))
+    ]
+    assert (tmp_path / "dask.npy").read_bytes() == (tmp_path / "local.npy").read_bytes()
+    assert len({json.dumps([run.record[key] for key in ("before", "after", "dtype")]) for run in runs}) == 1
+    assert runs[0].warnings == runs[1].warnings
+
+
+@pytest.mark.parametrize("by", [(), ("sample", "group"), ("channel",)])
+def test_the_statistics_of_a_local_run(tmp_path: Path, pair: str, by: tuple[str, ...]) -> None:
+    np.save(tmp_path / "x.npy", normal(5, 8, 33, 65))
+    local, dask = (
+        list(stats_file(f"{tmp_path}/x.npy", groups=4, by=by, memory=1 << 20, dask=where))
+        for where in (None, pair)
+    )
+    assert dask == local
+
+
+def test_from_the_shell(tmp_path: Path, shell: Shell, pair: str) -> None:
+    """By address, by scheduler file, with processes of its own; from the folder that the paths are of."""
+    x = normal(4, 8, 30, 30)
+    np.save(tmp_path / "x y.npy", x)
+    shell("$gn normalize 'x y.npy' -g 4 -q -o want.npy")
+    json_file = {"type": "Scheduler", "id": "s", "address": pair, "services": {}, "workers": {}}
+    (tmp_path / "cluster.json").write_text(json.dumps(json_file))
+    for where in (pair, "cluster.json", "local"):
+        done = shell(f"$gn normalize 'x y.npy' -g 4 -j 1 -f -o y.npy --dask {where}")
+        assert done.stderr == ""
+        assert (tmp_path / "y.npy").read_bytes() == (tmp_path / "want.npy").read_bytes()
+    assert left(tmp_path) == ["cluster.json", "want.npy", "x y.npy", "y.npy"]
+    several = shell(f"cp 'x y.npy' z.npy; $gn normalize 'x y.npy' z.npy -g 4 -o out/ --dask {pair}").stderr
+    assert several.startswith("gn: summary: 2 done, 0 failed")
+
+
+def test_progress(tmp_path: Path, shell: Shell, mine: Processes) -> None:
+    mine.add(1, SLOW)
+    np.save(tmp_path / "x.npy", normal(16, 4, 256, 256))
+    done = shell(f"$gn normalize x.npy -g 1 --memory 1M -q --progress --dask {mine.address}")
+    assert re.fullmatch(r"gn: x\.npy: [\d.]+ MB of 16\.8 MB, .* left", done.stderr.splitlines()[-1])
+
+
+def test_a_worker_killed_in_the_middle(tmp_path: Path, shell: Shell, mine: Processes) -> None:
+    mine.add(2, SLOW)
+    np.save(tmp_path / "x.npy", normal(32, 4, 256, 256))
+    shell("$gn normalize x.npy -g 2 -q -o want.npy")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "gncli", "normalize", "x.npy", "-g", "2", "-q", "-o", "y.npy",
+         "--memory", "1M", "--dask", mine.address], cwd=tmp_path,
+    )  # fmt: skip
+    wait_for(lambda: written(tmp_path) > 1 << 20)
+    mine.workers[0].send_signal(signal.SIGKILL)
+    assert run.poll() is None
+    assert run.wait(60) == 0
+    assert (tmp_path / "y.npy").read_bytes() == (tmp_path / "want.npy").read_bytes()
+
+
+def written(folder: Path) -> int:
+    """Bytes that the staged output has by now, of those that have been reserved or written."""
+    for path in folder.glob(".y.npy.gn-*.tmp"):
+        with path.open("rb") as file:
+            file.seek(128)
+            return sum(1 << 16 for _ in range(512) if any(file.read(1 << 16)))
+    return 0
+
+
+@pytest.mark.parametrize("who", ["scheduler", "workers"])
+def test_nobody_left(tmp_path: Path, mine: Processes, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE", 2.0)
+    mine.add(2, SLOW)
+    np.save(tmp_path / "x.npy", normal(64, 4, 256, 256))
+
+    def advance(count: int) -> None:
+        for process in mine.workers if who == "workers" else [mine.scheduler]:
+            process.kill()
+
+    began = time.monotonic()
+    settings = Settings(groups=2, memory=1 << 20, dask=mine.address)
+    with pytest.raises(
+        WorkerError, match=rf"lost {'its workers' if who == 'workers' else 'the scheduler'} at"
+    ):
+        normalize_file(f"{tmp_path}/x.npy", None, settings, watch=advance)
+    assert time.monotonic() - began < 60  # of the many that it would wait for ever
+    assert left(tmp_path) == ["x.npy"]
+
+
+def test_interrupted(tmp_path: Path, mine: Processes) -> None:
+    mine.add(1, SLOW)
+    np.save(tmp_path / "x.npy", normal(64, 4, 256, 256))
+    run = subprocess.Popen(
+        [sys.executable, "-m", "gncli", "normalize", "x.npy", "-g", "2", "-o", "y.npy",
+         "--memory", "1M", "--dask", mine.address], cwd=tmp_path, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for(lambda: written(tmp_path) > 1 << 20)
+    run.send_signal(signal.SIGINT)
+    assert run.communicate(timeout=30)[1] == b""
+    assert run.returncode == 130
+    assert left(tmp_path) == ["x.npy"]
+    client = import_module("distributed").Client(mine.address, set_as_default=False)
+    wait_for(lambda: not any(client.processing().values()))  # nothing is queued any more
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("preload", "message"),
+    [
+        (OLDER, r"worker tcp://\S+ has gncli 0\.0\.1, this process .*; install the same"),
+        ("import sys; sys.modules['gncli.cluster'] = None", r"worker tcp://\S+ cannot do it: .*gncli"),
+        (ELSEWHERE, r"worker tcp://\S+ does not see them: .*x\.npy: no such file"),
+    ],
+)
+def test_workers_that_are_not_as_they_should_be(
+    tmp_path: Path, mine: Processes, preload: str, message: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    np.save(tmp_path / "here/x.npy", normal(4, 4, 8))
+    mine.add(1, preload)
+    with pytest.raises(WorkerError, match=message):
+        normalize_file(f"{tmp_path}/here/x.npy", None, Settings(groups=2, dask=mine.address))
+    assert left(tmp_path / "here") == ["x.npy"]
+
+
+def test_another_file_of_the_same_name(tmp_path: Path, mine: Processes) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "x.npy", normal(4, 4, 8))
+    os.utime(tmp_path / "there/x.npy", (1, 1))
+    mine.add(1, ELSEWHERE)
+    with pytest.raises(WorkerError, match=r"does not see them: .* another time of change"):
+        next(stats_file(f"{tmp_path}/here/x.npy", dask=mine.address))
+
+
+def test_no_worker_and_no_scheduler(tmp_path: Path, mine: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+    np.save(tmp_path / "x.npy", normal(4, 4, 8))
+    for where, error, message in (
+        (mine.address, WorkerError, "no worker has joined tcp"),
+        ("tcp://127.0.0.1:1", WorkerError, "no scheduler at tcp://127.0.0.1:1: "),
+        ("nothing.json", UsageError, "is neither tcp://host:port, nor a scheduler file, nor local"),
+    ):
+        with pytest.raises(error, match=message):
+            next(stats_file(f"{tmp_path}/x.npy", dask=where))
+
+
+def test_a_file_that_is_no_scheduler_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", normal(4, 4, 8))
+    with pytest.raises(GnError, match="no scheduler at "):
+        next(stats_file(f"{tmp_path}/x.npy", dask=f"{tmp_path}/x.npy"))
+
+
+def test_pipes_stay_at_home(gn: Gn, tmp_path: Path, shell: Shell) -> None:
+    np.save(tmp_path / "x.npy", normal(4, 4, 8))
+    needs = "--dask needs files that its workers can open; a pipe is none of them"
+    for command in ("normalize x.npy -g 2 -o -", "normalize - -g 2 < x.npy", "stats - < x.npy"):
+        done = shell(f"set -o pipefail; $gn {command} --dask local | cat", code=2)
+        assert needs in done.stderr
+        assert done.stdout == ""
+
+
+def test_without_the_extra(shell: Shell, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", normal(4, 4, 8))
+    hidden = "import sys; sys.modules['distributed'] = None; from gncli.cli import main; main()"
+    done = shell(f'python -c "{hidden}" stats x.npy --dask local', code=2)
+    assert done.stderr == "gn: error: --dask needs the extra: pip install 'gncli[dask]'\n"
+
+
+def test_the_environment_is_not_obeyed(shell: Shell, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", normal(4, 4, 8))
+    loaded = "import sys; from gncli.cli import gn; gn.main(sys.argv[1:], standalone_mode=False)"
+    test = "; assert not {'dask', 'distributed'} & set(sys.modules)"
+    shell(f'DASK_SCHEDULER_ADDRESS=tcp://127.0.0.1:1 python -c "{loaded}{test}" normalize x.npy -g 2 -q')
