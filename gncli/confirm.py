@@ -167,13 +167,15 @@ def _errors(recipe: Recipe, x: Floats, y: Any, mean: Any, var: Any, scale: Any, 
     if not out.size:
         return Errors(odd=odd)
     off = (out - y).ravel()
-    kind = y.dtype.newbyteorder("=") if y.dtype.kind == "f" else np.dtype(np.float64)
-    near = out.astype(kind)
+    ulp = inf  # of integers
+    if y.dtype.kind == "f":
+        near = out.astype(y.dtype)
+        ulp = float(ulps(near, y, near, y).max())
     return Errors(
         out.size,
         float(np.vdot(off, off)),
         float(max(off.max(), -off.min())),
-        float(ulps(near, y, near, y).max()),
+        ulp,
         float(max(y.max(), -float(y.min()))) + float(np.nanmax(reach, initial=0.0)),
         odd,
     )

@@ -15,7 +15,7 @@ from gncli.api import DEFAULT_MEMORY
 from gncli.confirm import Confirmation, Errors
 from gncli.difference import narrower
 from gncli.dtypes import output_dtype
-from gncli.errors import GnError, LayoutError
+from gncli.errors import FormatError, GnError, LayoutError
 from gncli.executors import threads, usable_cores
 from gncli.layout import Layout, layouts
 from gncli.progress import Progress
@@ -100,6 +100,8 @@ def _search(
     unknown = question.affine == "unknown"
     affine = Affine(_parameter(question.gamma), _parameter(question.beta), unknown)
     sample = Sample(x, y, executor, jobs, question.memory)
+    if not np.isfinite(sample.y).any():
+        raise FormatError("has no finite value where it was looked at", address=y.address)
     screen = Screen(sample, affine)
     found = screen.candidates(structures(x.shape, words))
     if not found:
@@ -170,7 +172,7 @@ def _record(
 def _precision(errors: Errors) -> str | None:
     """The widest float type whose rounding is as large as the errors."""
     names = ("float64", "float32", "float16")
-    fits = (n for n in names if errors.max_abs <= ROUNDINGS * np.finfo(n).eps * errors.reach)
+    fits = (n for n in names if errors.max_abs <= ROUNDINGS * float(np.finfo(n).eps) * errors.reach)
     return None if errors.odd else next(fits, None)
 
 
@@ -222,6 +224,8 @@ def _and(words: list[str]) -> str:
 def _residual(recipe: Recipe, screen: Screen) -> str:
     """What is left of the output once the nearest recipe is taken from it."""
     sample, structure = screen.sample, recipe.structure
+    if np.array_equal(sample.x, sample.y):
+        return "the output is the input"
     left = screen.predicted(recipe) - sample.y
     sound = np.isfinite(left) & np.isfinite(sample.x)
     left, x, places = left[sound], sample.x[sound], sample.places[sound]

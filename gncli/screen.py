@@ -201,7 +201,7 @@ class Screen:
         seen = set()
         for structure in structures:
             channel = structure.channel(self.sample.places)
-            marks = [v.astype(np.float32).tobytes() for v in self.statistics(structure)]
+            marks = [(v.view(np.int64) >> 24).tobytes() for v in self.statistics(structure)]  # 28 bits
             if self.affine.known or self.affine.unknown:
                 marks.append(channel.tobytes())
                 marks.append(structure.group_of(channel).tobytes() if self.affine.unknown else b"")

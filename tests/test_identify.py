@@ -264,10 +264,11 @@ def test_nothing_matches() -> None:
         (z * off, "for each group: another statistic"),
         (np.tanh(z), "no affine map of the input"),
         (noise, "no affine map of the input"),
+        (x, "the output is the input"),
     ):
         record = identified(x, y.astype("f4"))
         assert not record["match"]
-        assert record["verdict"].startswith("nothing matches; the nearest leaves a residual of ")
+        assert record["verdict"].startswith("nothing matches; the ")
         assert words in record["verdict"]
         assert not any(candidate["match"] for candidate in record["candidates"])
 
@@ -338,3 +339,29 @@ def test_pipes(shell: Shell) -> None:
     np.save("x.npy", x)
     lines = shell("$gn normalize x.npy -g 4 -q -o - | $gn identify x.npy -").stdout.splitlines()
     assert lines[-1] == "gn normalize x.npy --groups 4 --eps 1e-05 --layout NCHW"
+
+
+LARGE = tensor((2, 4, 5), dtype="f8") * 1e30
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "match"),
+    [
+        (np.ones((1, 1, 1)), np.zeros((1, 1, 1)), True),
+        (np.ones((1, 1, 1)), np.ones((1, 1, 1)), False),
+        (np.full((2, 4, 5), 3.0, "f4"), np.zeros((2, 4, 5), "f4"), True),
+        (LARGE, made(LARGE, eps=0.0, layout="NCL"), True),
+        (np.arange(40).reshape(2, 4, 5), np.arange(40).reshape(2, 4, 5), False),
+        (np.arange(12.0), (np.arange(12) - 5.5) / np.arange(12).std(), True),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_odd_tensors(x: Array, y: Array, match: bool) -> None:
+    """Of one element, constant, huge, of integers, of one axis."""
+    assert identified(x, y)["match"] is match
+
+
+def test_nothing_finite_is_trouble(gn: Gn) -> None:
+    np.save("x.npy", np.ones((2, 4, 5)))
+    np.save("y.npy", np.full((2, 4, 5), np.nan))
+    assert gn("identify", "x.npy", "y.npy", code=2).stderr.startswith("gn: error: y.npy: has no finite value")
