@@ -295,9 +295,10 @@ def test_table(gn: Gn) -> None:
     assert first.split()[:2] == ["1", "0"]
 
 
-def test_memory_is_bounded() -> None:
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_memory_is_bounded(order: Any) -> None:
     a = normal(40, 64, 50, 50)  # 26 MB; 51 MB of both, 100 as float64
-    b = a.copy()
+    b = a.copy(order=order)
     b[:, :, ::3] += 1e-3
     save(a=a, b=b)
     del a, b

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tracemalloc
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -365,3 +366,17 @@ def test_nothing_finite_is_trouble(gn: Gn) -> None:
     np.save("x.npy", np.ones((2, 4, 5)))
     np.save("y.npy", np.full((2, 4, 5), np.nan))
     assert gn("identify", "x.npy", "y.npy", code=2).stderr.startswith("gn: error: y.npy: has no finite value")
+
+
+@pytest.mark.parametrize("affine", ["known", "unknown"])
+def test_memory_is_bounded(affine: str) -> None:
+    x = tensor((32, 16, 100, 100))  # 20 MB; of both 41, as float64 82
+    np.save("x.npy", x)
+    np.save("y.npy", made(x).astype("f4"))
+    del x
+    tracemalloc.start()
+    record = identify_files("x.npy", "y.npy", Question(affine=affine, jobs=1, memory=4 << 20))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert record["match"]
+    assert peak < 25 << 20

@@ -13,7 +13,7 @@ from gncli.report import reporting
 @click.command()
 @options.x_arg
 @options.y_arg
-@options.layout_opt
+@options.only_layout_opt
 @options.affine_opts
 @options.affine_opt
 @options.local_opts

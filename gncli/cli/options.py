@@ -189,6 +189,9 @@ layout_opt = click.option(
     help="A letter an axis, as NCHW, NHWC, NLC, CHW; or channels_first, channels_last.  "
     "[default: channels first]",
 )  # fmt: skip
+only_layout_opt = click.option(
+    "--layout", metavar="WORD", callback=layout_word, help="Try this layout only.  [default: all that fit]"
+)
 grouping_opt = click.option(
     "--grouping", type=click.Choice(["contiguous", "interleaved"]), default="contiguous", show_default=True,
     help="Channel c is in group c // (C/G), or in group c % G.",
