@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import chain
@@ -13,14 +13,16 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gncli.api import DEFAULT_MEMORY
+from gncli.crew import Crew
 from gncli.difference import Differences, Floats, Tolerance, differences
-from gncli.errors import AddressError, GnError
-from gncli.executors import in_order, threads, usable_cores
+from gncli.errors import AddressError, GnError, UsageError
+from gncli.executors import in_order, threads
 from gncli.layout import Layout, Run, group_count, is_interleaved
 from gncli.progress import Progress
 from gncli.stats import tensor_stats
-from gncli.tensors import Source, expand, open_source
+from gncli.tensors import Source, expand, open_seekable
 from gncli.tensors.address import split
+from gncli.tensors.pipe import stream_at
 from gncli.tensors.reordered import reordered
 from gncli.verdict import (
     GroupStatistics,
@@ -39,6 +41,7 @@ from gncli.verdict import (
 Work: TypeAlias = Callable[[Floats, Floats, int], Any]  # a, b, and the place of their first elements
 
 CHUNK = 1 << 17  # elements: a few arrays of float64 of it stay in the caches
+TOGETHER = 256  # chunks of a task on a cluster
 WORST = ("worst_index", "worst_a", "worst_b")
 RANKED = 100  # groups of a record
 HELD = 1 << 20  # groups whose statistics may be held for a verdict
@@ -52,15 +55,17 @@ class Comparison:
     groups: dict[str, Any] | None = None
     jobs: int | None = None
     memory: int = DEFAULT_MEMORY
+    dask: str | None = None
     progress: bool | None = False
+    allow_external: bool = False
 
 
-def pairs(a: str, b: str) -> list[tuple[str | None, str | None]]:
+def pairs(a: str, b: str, *, allow_external: bool = False) -> list[tuple[str | None, str | None]]:
     """Which tensors are to be compared; None for what the other side lacks. Raises GnError.
 
     One tensor with one; but of two HDF5 files, or globs, dataset by dataset of the same path.
     """
-    sides = [expand(a), expand(b)]
+    sides = [expand(given, external=allow_external) for given in (a, b)]
     files = [split(given)[1] is None and "::" in found[0] for given, found in zip((a, b), sides, strict=True)]
     if [len(found) for found in sides] == [1, 1] and not all(files):
         return [(sides[0][0], sides[1][0])]
@@ -77,13 +82,22 @@ def compare_files(a: str | None, b: str | None, options: Comparison) -> dict[str
     if a is None or b is None:
         only = "a" if b is None else "b"
         return head | {"equal": False, **_nothing(), "verdict": f"only in {only}"}
+    with opened(a, b, options) as pair:
+        return head | pair.record()
+
+
+@contextmanager
+def opened(a: str, b: str, options: Comparison) -> Iterator[Pair]:
+    """Both tensors, for as long as the context lasts. Raises GnError, blamed on `a` for want of another."""
     with ExitStack() as stack:
         sources = []
         for address in (a, b):
-            sources.append(open_source(address))
+            sources.append(open_seekable(address, external=options.allow_external))
             stack.callback(sources[-1].close)
         try:
-            return head | _Pair(sources[0], sources[1], options, stack).record()
+            if options.dask is not None and any(stream_at(split(address)[0]) for address in (a, b)):
+                raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
+            yield Pair(sources[0], sources[1], options, stack)
         except GnError as error:
             raise error.at(a) from None
 
@@ -93,12 +107,13 @@ def _nothing() -> dict[str, object]:
     return dict.fromkeys((*Differences().row(), *WORST)) | {"equal": False}
 
 
-class _Pair:
+class Pair:
     """Two open tensors. They are read in one order: where theirs differ, `a` or `b` is a copy."""
 
     def __init__(self, a: Source, b: Source, options: Comparison, stack: ExitStack) -> None:
         self.options, self.stack = options, stack
-        self.jobs = options.jobs or usable_cores()
+        self.crew = Crew.of(options.jobs, options.memory, options.dask)
+        self.jobs = self.crew.jobs
         self.given = a, b
         together = a.shape == b.shape and a.fortran == b.fortran
         self.a, self.b = (a, b) if together else (self._in_c_order(a), self._in_c_order(b))
@@ -126,7 +141,7 @@ class _Pair:
             return head | _nothing() | {"verdict": "; ".join(["the shapes differ", *words])}
         found = self._differences()
         head |= found.row() | self._worst(found)
-        groups = self._groups() if self.options.groups is not None else None
+        groups = None if self.options.groups is None else self.groups(self.options.groups)
         verdict = ["equal within the tolerance" if found.max_abs else "equal"]
         if found.differing:
             verdict = ["different", *self._why(found, groups)]
@@ -136,11 +151,13 @@ class _Pair:
         return head | {"verdict": "; ".join(verdict)} | (groups.record() if groups else {})
 
     def _differences(self) -> Differences:
+        tolerance = self.options.tolerance
+
         def compare(a: Floats, b: Floats, start: int) -> Differences:
-            return differences(a, b, start, self.options.tolerance)
+            return differences(a, b, start, tolerance)
 
         total = Differences()
-        for part in self._each(self.a, self.b, compare):
+        for part in self.each(self.a, self.b, compare):
             total += part
         return total
 
@@ -151,7 +168,7 @@ class _Pair:
         index = [int(i) for i in np.unravel_index(found.worst, self.a.shape, order)]
         return dict(zip(WORST, (index, found.worst_a, found.worst_b), strict=True))
 
-    def _each(self, a: Source, b: Source, work: Work) -> Iterator[Any]:
+    def each(self, a: Source, b: Source, work: Work) -> Iterator[Any]:
         """What `work` makes of each piece of both, in order."""
 
         def task(run: Run) -> Any:
@@ -161,8 +178,13 @@ class _Pair:
         size, each = prod(a.shape), a.dtype.itemsize + b.dtype.itemsize
         runs = ((start, min(CHUNK, size - start)) for start in range(0, size, CHUNK))
         label = f"{a.address} and {b.address}"
-        with Progress(label, size * each, self.options.progress) as watch, threads(self.jobs) as executor:
-            for result in in_order(executor, task, runs, 2 * self.jobs):
+        cluster = self.crew.cluster if (a, b) == self.given else None  # copies are of this machine
+        together = 1 if cluster is None else TOGETHER
+        with (
+            Progress(label, size * each, self.options.progress) as watch,
+            threads(self.jobs) if cluster is None else nullcontext(cluster) as executor,
+        ):
+            for result in in_order(executor, task, runs, 2 * self.jobs, together):
                 watch.advance(CHUNK * each)
                 yield result
 
@@ -209,11 +231,12 @@ class _Pair:
         def check(a: Floats, b: Floats, start: int) -> bool:
             return holds(guess, a, b, np.arange(start, start + a.size))
 
-        return all(self._each(a, b, check))
+        return all(self.each(a, b, check))
 
-    def _groups(self) -> Groups:
-        chosen = dict(self.options.groups or {}, jobs=self.jobs, memory=self.options.memory)
-        chosen |= {"by": ("sample", "group"), "progress": self.options.progress}
+    def groups(self, chosen: dict[str, Any]) -> Groups:
+        """Their statistics, from a pass over each."""
+        chosen = chosen | {"jobs": self.options.jobs, "memory": self.options.memory}
+        chosen |= {"by": ("sample", "group"), "progress": self.options.progress, "dask": self.options.dask}
         sides = [tensor_stats(source, source.address, **chosen) for source in self.given]
         return Groups.of(zip(*sides, strict=True), self.a.shape, chosen)
 

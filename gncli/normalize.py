@@ -18,6 +18,7 @@ from gncli.dtypes import output_dtype
 from gncli.engine import Advance, bytes_to_read, normalize_tensor
 from gncli.errors import FormatError, GnError, LayoutError, UsageError
 from gncli.groupnorm import Norm
+from gncli.histogram import BINS, HistogramSink, fill, of_statistics
 from gncli.layout import Layout, geometry, group_count, grouped_shape, is_interleaved
 from gncli.moments import Floats
 from gncli.plan import plan
@@ -110,13 +111,15 @@ def normalize_file(
     *,
     force: bool = False,
     dry_run: bool = False,
+    into: Sink | None = None,
     command: str = "",
     opener: Callable[..., Sink] = open_sink,
     watch: Advance | None = None,
 ) -> Normalized:
     """Write the normalized tensor of `address` to `output`, by default beside it. Raises GnError.
 
-    On any failure no output stands that did not stand before. A dry run computes all and writes nothing.
+    On any failure no output stands that did not stand before. A dry run computes all and writes nothing,
+    but `into` a sink that is given.
     `watch` is told of the tensor's bytes as they are done, in place of a line of progress of its own.
     """
     began = time.monotonic()
@@ -137,7 +140,7 @@ def normalize_file(
             source = source.spooled()
         attributes = {"gn_command": command, "gn_version": __version__, **done}
         sink = (
-            NullSink(target)
+            into or NullSink(target)
             if dry_run
             else opener(target, source, dtype, force=force, attributes=attributes, in_order=in_order)
         )
@@ -183,6 +186,23 @@ def normalize_file(
 def _scaled(watch: Advance, size: int, total: int) -> Advance:
     """Tells `watch` of a tensor's bytes once, of which `total` are read in one pass or two."""
     return lambda count: watch(count * size // total)
+
+
+def with_histograms(record: Mapping[str, Any], settings: Settings, bins: int = BINS) -> dict[str, object]:
+    """The record of `normalize_file` with histograms of the input and of the output, each read once more.
+
+    Of a dry run, the output is computed again. Raises GnError.
+    """
+    address, output = record["input"], record["output"]
+    before, after = (of_statistics(record[name], bins) for name in ("before", "after"))
+    external = settings.allow_external
+    done = {"before": fill(before, address, settings.jobs, settings.progress, external=external)}
+    if output is not None:
+        done["after"] = fill(after, output, settings.jobs, settings.progress)
+    elif after is not None:
+        normalize_file(address, None, settings, dry_run=True, into=HistogramSink(address, after))
+        done["after"] = after.row()
+    return {**record, "histogram": done}
 
 
 class _Request(NamedTuple):

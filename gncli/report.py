@@ -17,7 +17,7 @@ from typing import Protocol, TextIO
 
 from gncli.errors import OutputError
 from gncli.progress import make_way
-from gncli.words import Grid, Part, cell, listing, printable
+from gncli.words import Grid, Part, cell, histograms, listing, printable
 
 Record = Mapping[str, object]
 Row = Sequence[str]
@@ -98,7 +98,8 @@ class Table:
     def add(self, record: Record) -> None:
         if "before" in record:
             rows = [[name, *_statistics(record[name])] for name in ("before", "after")]
-            self._block([_heading(record), Grid(["", *STATISTICS], rows, 1), _ending(record)])
+            grid = Grid(["", *STATISTICS], rows, 1)
+            self._block([_heading(record), grid, *histograms(record), _ending(record)])
         else:
             self.records.append(record)
 
@@ -117,6 +118,9 @@ class Table:
         header = ["input", "shape", "dtype", *cells, *STATISTICS]
         rows = [[cell(record.get(name)) for name in header] for record in self.records]
         self._block([Grid(header, rows, 3)])
+        for record in self.records:
+            if shown := histograms(record):
+                self._block([cell(record["input"]), *shown])
 
 
 REPORTERS: dict[str, Callable[[TextIO], Reporter]] = {"table": Table, "json": Json, "tsv": Tsv}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from gncli.api import DEFAULT_MEMORY
 from gncli.crew import Crew
 from gncli.engine import measure_all, measure_groups
 from gncli.errors import GnError, UsageError
+from gncli.histogram import BINS, fill, of_statistics
 from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count, is_interleaved
 from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
@@ -82,6 +83,21 @@ def tensor_stats(
             row = measure_all(source, cut, executor, watch.advance).row()
             check_identity(address, before)
             yield head | row
+
+
+def with_histogram(
+    record: Mapping[str, Any],
+    *,
+    bins: int = BINS,
+    jobs: int | None = None,
+    progress: bool | None = False,
+    allow_external: bool = False,
+    **_: object,
+) -> dict[str, object]:
+    """The record of a whole tensor with its histogram, for which it is read once more. Raises GnError."""
+    empty = of_statistics(record, bins)
+    histogram = fill(empty, record["input"], jobs, progress, external=allow_external)
+    return {**record, "histogram": histogram}
 
 
 @dataclass(frozen=True)

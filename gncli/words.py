@@ -5,11 +5,13 @@ One record is a page, several are a row each: a list of lines and grids, which `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-SHOWN = 10  # groups of a comparison
+SHOWN = 5  # groups of a comparison
 MEASURES = ("max_abs", "mean_abs", "max_rel", "max_ulp")
+BAR = 16  # characters of the longest bar
 CUT = 60  # characters of attributes, in a row and in a line
 
 
@@ -50,6 +52,8 @@ def listing(records: Sequence[Record]) -> list[Part] | None:
     one = records[0] if len(records) == 1 else None
     if "filters" in records[0]:
         return [_upright(_header_lines(one))] if one else [_headers(records)]
+    if "candidates" in records[0]:
+        return _conventions(records[0])
     if "equal" in records[0]:
         return _comparison(one) if one else [_comparisons(records)]
     return None
@@ -157,3 +161,72 @@ def _passing(record: Record) -> str:
 def _comparisons(records: Sequence[Record]) -> Grid:
     header = ["a", "b", "verdict", "count", "differing", "max_abs", "max_rel", "max_ulp"]
     return Grid(header, [[cell(record[name]) for name in header] for record in records], 3)
+
+
+# Of `gn identify`
+
+
+def _conventions(record: Record) -> list[Part]:
+    head = f"{cell(record['x'])} -> {cell(record['y'])}: {record['dtype_x']} to {record['dtype_y']}"
+    parts: list[Part] = [f"{head} {cell(record['shape'])}", printable(record["verdict"])]
+    rows = [
+        [
+            "yes" if row["match"] else "no",
+            row["layout"] + (" reshaped" if row["reshaped"] else ""),
+            f"{row['groups']} {row['grouping']}",
+            FORMULAS[row["eps_place"], row["divide_by"]],
+            row["variance"],
+            row["affine"],
+            row["activation"],
+            row["statistics"],
+            f"{row['eps']:g}" + (" fitted" if row["fitted"] else ""),
+            cell(row["max_abs"]),
+            cell(row["max_ulp"]),
+        ]
+        for row in record["candidates"]
+    ]
+    header = ["match", "layout", "groups", "divided by", "variance", "affine", "activation", "statistics"]
+    if rows:
+        parts.append(Grid([*header, "eps", "max abs", "max ulp"], rows, len(header)))
+    commands = [row["command"] for row in record["candidates"] if row["match"] and row["command"]]
+    return [*parts, printable(commands[0])] if commands else parts
+
+
+FORMULAS = {
+    ("inside", "std"): "sqrt(var + eps)",
+    ("outside", "std"): "sqrt(var) + eps",
+    ("inside", "variance"): "var + eps",
+}
+
+
+# Histograms
+
+
+def histograms(record: Record) -> list[Part]:
+    """Of a record that has any: one, or one before and one after, side by side."""
+    held = record.get("histogram")
+    if not held:
+        return []
+    several = held if "counts" not in held else {"value": held}
+    columns = [column for name, one in several.items() if one for column in _bars(name, one)]
+    header, rows = [column[0] for column in columns], zip(*(column[1:] for column in columns), strict=True)
+    return [Grid(header, [list(row) for row in rows], len(header))] if columns else []
+
+
+def _bars(name: str, histogram: Mapping[str, Sequence[float]]) -> tuple[list[str], ...]:
+    """Three columns: where a bin begins, how many it holds, and a bar of that length."""
+    edges = [cell(float(edge)) for edge in histogram["edges"]]
+    counts = [str(count) for count in histogram["counts"]]
+    most = max(*histogram["counts"], 1)
+    bars = [_bar(count / most) for count in histogram["counts"]]
+    return _right([name, *edges[:-1]]), _right(["count", *counts]), ["", *bars]
+
+
+def _right(texts: list[str]) -> list[str]:
+    width = max(map(len, texts))
+    return [text.rjust(width) for text in texts]
+
+
+def _bar(share: float) -> str:
+    whole, part = divmod(math.ceil(share * BAR * 8), 8)
+    return "█" * whole + " ▏▎▍▌▋▊▉"[part].strip()

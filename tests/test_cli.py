@@ -20,7 +20,7 @@ from conftest import Gn, Shell
 from numpy.typing import NDArray
 
 import gncli
-from gncli.cli import COMMANDS, attempts, edge, options
+from gncli.cli import COMMANDS, attempts, edge, values
 from gncli.cli import gn as group
 from gncli.cli.normalize import plan_targets
 from gncli.errors import FormatError, UsageError
@@ -84,7 +84,7 @@ def test_help_names_every_command(gn: Gn) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_have_help(gn: Gn, command: str) -> None:
-    words = {"diff": "A B"}.get(command, "INPUT...")
+    words = {"diff": "A B", "identify": "X Y"}.get(command, "INPUT...")
     assert f"Usage: gn {command} [OPTIONS] {words}\n" in gn(command, "-h").stdout
 
 
@@ -153,13 +153,13 @@ CONTEXT = click.Context(click.Command("some"))
     ],
 )
 def test_memory_size(text: str, size: int) -> None:
-    assert options.memory_size(CONTEXT, PARAM, text) == size
+    assert values.memory_size(CONTEXT, PARAM, text) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1e9", "nan", "64X", "0", "0.0001", "1 2", "6_4", "64MM"])
 def test_memory_that_is_no_size(text: str) -> None:
     with pytest.raises(click.BadParameter, match=r"use bytes or 8M, 1G, 1\.5GiB"):
-        options.memory_size(CONTEXT, PARAM, text)
+        values.memory_size(CONTEXT, PARAM, text)
 
 
 @pytest.mark.parametrize(
@@ -167,25 +167,25 @@ def test_memory_that_is_no_size(text: str) -> None:
     [(None, None), ("2", 2.0), ("-1.5e-3", -0.0015), ("f.h5::/g", "f.h5::/g"), ("./2", "./2")],
 )  # fmt: skip
 def test_number_or_address(text: str | None, value: float | str | None) -> None:
-    assert options.number_or_address(CONTEXT, PARAM, text) == value
+    assert values.number_or_address(CONTEXT, PARAM, text) == value
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-300, 1e-5, 3.0])
 def test_finite_eps(eps: float) -> None:
-    assert options.finite_eps(CONTEXT, PARAM, eps) == eps
+    assert values.finite_eps(CONTEXT, PARAM, eps) == eps
 
 
 @pytest.mark.parametrize("eps", [-1e-300, float("nan"), float("inf"), float("-inf")])
 def test_eps_that_is_not_finite(eps: float) -> None:
     with pytest.raises(click.BadParameter, match="is not a finite number of 0 or more"):
-        options.finite_eps(CONTEXT, PARAM, eps)
+        values.finite_eps(CONTEXT, PARAM, eps)
 
 
 def test_layout_word() -> None:
-    assert options.layout_word(CONTEXT, PARAM, None) is None
-    assert options.layout_word(CONTEXT, PARAM, "nhwc") == "NHWC"
+    assert values.layout_word(CONTEXT, PARAM, None) is None
+    assert values.layout_word(CONTEXT, PARAM, "nhwc") == "NHWC"
     with pytest.raises(click.BadParameter, match="twice"):
-        options.layout_word(CONTEXT, PARAM, "NCHH")
+        values.layout_word(CONTEXT, PARAM, "NCHH")
 
 
 def applied(gn: Gn, *words: object) -> dict[str, Any]:

@@ -295,9 +295,10 @@ def test_table(gn: Gn) -> None:
     assert first.split()[:2] == ["1", "0"]
 
 
-def test_memory_is_bounded() -> None:
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_memory_is_bounded(order: Any) -> None:
     a = normal(40, 64, 50, 50)  # 26 MB; 51 MB of both, 100 as float64
-    b = a.copy()
+    b = a.copy(order=order)
     b[:, :, ::3] += 1e-3
     save(a=a, b=b)
     del a, b
@@ -306,3 +307,15 @@ def test_memory_is_bounded() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 25 << 20
+
+
+def test_one_side_or_both_on_a_pipe(shell: Shell) -> None:
+    save(a=A, b=A + np.float32(0.5))
+    with h5py.File("a.h5", "w") as file:
+        file["x"] = A
+    assert shell("cat a.npy | $gn diff - a.npy -g 2").stdout.endswith("\nequal\n")
+    done = shell("cat b.npy | $gn diff a.npy - --format json", code=1)
+    assert json.loads(done.stdout)["verdict"] == "different; off by a constant: a = b - 0.5"
+    assert "off by a constant" in shell("$gn diff <(cat a.npy) <(cat b.npy)", code=1).stdout
+    assert shell("cat a.h5 | $gn diff a.npy -- -::/x").stdout.endswith("\nequal\n")
+    assert "is truncated" in shell("head -c 999 a.npy | $gn diff - a.npy", code=2).stderr

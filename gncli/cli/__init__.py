@@ -30,6 +30,7 @@ COMMANDS = {
     "stats": "Print the statistics of each INPUT.",
     "info": "Print the header of each INPUT, and the groups it may have.",
     "diff": "Compare A with B, element by element.",
+    "identify": "Tell by which convention of group norm Y was made from X.",
 }
 CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")

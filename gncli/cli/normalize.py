@@ -17,7 +17,7 @@ from gncli.progress import as_size
 from gncli.report import reporting, say
 
 if TYPE_CHECKING:
-    from gncli.normalize import Normalized
+    from gncli.normalize import Normalized, Settings
 
 
 @click.command()
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @options.compute_opts
 @options.allow_external_opt
 @options.report_opts
+@options.picture_opts
 @click.pass_context
 def normalize(
     ctx: click.Context,
@@ -46,6 +47,8 @@ def normalize(
     dry_run: bool,
     format: str,
     quiet: bool,
+    hist: bool,
+    plot: str | None,
     **chosen: Any,
 ) -> None:
     """Normalize each INPUT by groups of its channels.
@@ -56,10 +59,11 @@ def normalize(
     and goes to standard output as such.
     """
     from gncli.batch import Batch
-    from gncli.normalize import Settings
+    from gncli.normalize import Settings, with_histograms
     from gncli.tensors import choose
 
     inputs = options.all_inputs(ctx, inputs, from_file, null)
+    options.check_pictures(hist, plot, *inputs, output)
     settings = Settings(**chosen | options.chosen_groups(ctx))
     batch = Batch(settings, force, skip_existing, dry_run, ctx.obj)
     word = settings.layout if options.was_said(ctx, "layout") else None
@@ -71,6 +75,7 @@ def normalize(
         for given in inputs:
             with attempt(given):
                 addresses += choose(given, _rank_rule(word), **how)
+        options.check_one(plot, len(addresses))
         targets = plan_targets(addresses, output)
         _check_parameters(settings.gamma, settings.beta, targets)
         if addresses and _is_folder(output) and not dry_run:
@@ -85,9 +90,20 @@ def normalize(
                     for warning in outcome.warnings if outcome else ():
                         say("warning", f"{address}: {warning}")
                     if outcome:
-                        show(outcome.record)
+                        show(with_histograms(outcome.record, settings) if hist else outcome.record)
+                    if outcome and plot:
+                        plot_normalized(plot, outcome.record, settings)
         if not quiet and (len(inputs) != 1 or from_file is not None):
             say("summary", tally.words(attempt.failed, time.monotonic() - began))
+
+
+def plot_normalized(path: str, record: dict[str, object], settings: Settings) -> None:
+    from gncli.normalize import with_histograms
+    from gncli.pictures import BINS, plot_tensor
+
+    names = ("layout", "grouping", "groups", "channels_per_group", "jobs", "memory", "progress")
+    chosen = {name: getattr(settings, name) for name in names}
+    plot_tensor(path, with_histograms(record, settings, BINS), chosen)
 
 
 def _rank_rule(word: str | None) -> Callable[[tuple[int, ...]], bool]:

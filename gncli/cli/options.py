@@ -1,10 +1,8 @@
-"""Every option that commands share, and what makes a value valid. Commands pick from here."""
+"""Every option that commands share, and what they make of several together. Commands pick from here."""
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,19 +10,16 @@ from typing import TypeVar
 
 import click
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
 
+from gncli.cli import values
 from gncli.conventions import CONVENTIONS
 from gncli.errors import UsageError
-from gncli.extras import require_extra
-from gncli.layout import Layout
 
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 Option = Callable[[Decorated], Decorated]
 
 GROUPING = ("groups", "layout", "grouping")
 SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)  # nearest first; the rest is a default
-SIZE = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>[KMGT]?)(?P<kind>I?B)?", re.IGNORECASE)
 
 
 def together(*options: Option[Decorated]) -> Option[Decorated]:
@@ -36,54 +31,6 @@ def together(*options: Option[Decorated]) -> Option[Decorated]:
         return command
 
     return decorate
-
-
-def finite_eps(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    if not 0 <= value < math.inf:
-        raise click.BadParameter(f"{value:g} is not a finite number of 0 or more")
-    return value
-
-
-def layout_word(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    try:
-        return None if value is None else Layout.parse(value).word
-    except UsageError as error:
-        raise click.BadParameter(error.message) from None
-
-
-def number_or_address(ctx: click.Context, param: click.Parameter, value: str | None) -> float | str | None:
-    try:
-        number = float(value or "")
-    except ValueError:
-        return value
-    if not math.isfinite(number):
-        raise click.BadParameter(f"{value} is not finite; a file of that name is ./{value}")
-    return number
-
-
-def memory_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
-    """Bytes, with units as GNU tools have them: 64M and 64MiB are powers of 1024, 64MB of 1000."""
-    match = SIZE.fullmatch(value.strip())
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not a size; use bytes or 8M, 1G, 1.5GiB")
-    base = 1000 if (match["kind"] or "").upper() == "B" else 1024
-    size = int(float(match["number"]) * base ** " KMGT".index(match["unit"].upper() or " "))
-    if size < 1:
-        raise click.BadParameter(f"{value!r} is no memory at all; use bytes or 8M, 1G, 1.5GiB")
-    return size
-
-
-def dask_address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    if value is not None:
-        require_extra("dask", "distributed", "--dask")
-    return value
-
-
-def framework(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Makes that framework's defaults the command's, below what the shell and the environment say."""
-    if value is not None:
-        ctx.default_map = {**(ctx.default_map or {}), **CONVENTIONS[value].defaults}
-    return value
 
 
 def chosen_groups(ctx: click.Context) -> dict[str, int | None]:
@@ -107,6 +54,25 @@ def chosen_groups(ctx: click.Context) -> dict[str, int | None]:
 def was_said(ctx: click.Context, name: str) -> bool:
     """Whether the option `name` comes from the shell or the environment, not from a default."""
     return ctx.get_parameter_source(name) in SAID
+
+
+def check_pictures(hist: bool, plot: str | None, *addresses: str | None) -> None:
+    """Raise click.UsageError where what reads a tensor twice meets a pipe."""
+    if not (hist or plot):
+        return
+    from gncli.tensors.address import split
+    from gncli.tensors.pipe import stream_at
+
+    name = "--hist" if hist else "--plot"
+    for address in filter(None, addresses):
+        if stream_at(split(address)[0]) is not None:
+            raise click.UsageError(f"{name} reads a tensor twice; give a file in place of {address}")
+
+
+def check_one(plot: str | None, count: int) -> None:
+    """Raise click.UsageError where one picture would show several tensors."""
+    if plot and count != 1:
+        raise click.UsageError(f"--plot {plot} is a picture of one tensor, not of {count}; name one")
 
 
 def all_inputs(
@@ -142,14 +108,9 @@ def listed(path: str, end: str) -> list[str]:
     return [name for name in names if name]
 
 
-def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """For the shell to complete."""
-    return [CompletionItem(incomplete, type="file")]
-
-
-inputs_arg = click.argument("inputs", metavar="INPUT...", nargs=-1, shell_complete=files)
+inputs_arg = click.argument("inputs", metavar="INPUT...", nargs=-1, shell_complete=values.files)
 from_file_opt = click.option(
-    "--from-file", metavar="LIST|-", shell_complete=files,
+    "--from-file", metavar="LIST|-", shell_complete=values.files,
     help="A file that lists more inputs, one a line.",
 )  # fmt: skip
 null_opt = click.option(
@@ -165,28 +126,34 @@ channels_per_group_opt = click.option(
     help="C/G, in place of --groups.",
 )  # fmt: skip
 layout_opt = click.option(
-    "--layout", metavar="WORD", callback=layout_word,
+    "--layout", metavar="WORD", callback=values.layout_word,
     help="A letter an axis, as NCHW, NHWC, NLC, CHW; or channels_first, channels_last.  "
     "[default: channels first]",
 )  # fmt: skip
+only_layout_opt = click.option(
+    "--layout",
+    metavar="WORD",
+    callback=values.layout_word,
+    help="Try this layout only.  [default: all that fit]",
+)
 grouping_opt = click.option(
     "--grouping", type=click.Choice(["contiguous", "interleaved"]), default="contiguous", show_default=True,
     help="Channel c is in group c // (C/G), or in group c % G.",
 )  # fmt: skip
 eps_opt = click.option(
-    "--eps", type=float, default=1e-5, show_default=True, callback=finite_eps,
+    "--eps", type=float, default=1e-5, show_default=True, callback=values.finite_eps,
     help="What is added to the variance; 0 or more.",
 )  # fmt: skip
 like_opt = click.option(
-    "--like", type=click.Choice(list(CONVENTIONS)), is_eager=True, callback=framework,
+    "--like", type=click.Choice(list(CONVENTIONS)), is_eager=True, callback=values.framework,
     help="A framework's defaults for eps, layout, groups and grouping; options that are given win.",
 )  # fmt: skip
 gamma_opt = click.option(
-    "--gamma", metavar="NUMBER|ADDRESS", shell_complete=files, callback=number_or_address,
+    "--gamma", metavar="NUMBER|ADDRESS", shell_complete=values.files, callback=values.number_or_address,
     help="What the normalized values are multiplied by, for each channel or all.",
 )  # fmt: skip
 beta_opt = click.option(
-    "--beta", metavar="NUMBER|ADDRESS", shell_complete=files, callback=number_or_address,
+    "--beta", metavar="NUMBER|ADDRESS", shell_complete=values.files, callback=values.number_or_address,
     help="What is added then, for each channel or all.",
 )  # fmt: skip
 divide_by_opt = click.option(
@@ -202,7 +169,7 @@ nan_opt = click.option(
     help="NaN and infinity make their group NaN, are left out of its statistics, or are an error.",
 )  # fmt: skip
 output_opt = click.option(
-    "-o", "--output", metavar="PATH|DIR/|-", shell_complete=files,
+    "-o", "--output", metavar="PATH|DIR/|-", shell_complete=values.files,
     help="Where to write; - is standard output.  [default: beside the input, x.npy to x.gn.npy]",
 )  # fmt: skip
 force_opt = click.option("-f", "--force", is_flag=True, help="Overwrite an output that exists.")
@@ -218,11 +185,11 @@ jobs_opt = click.option(
     "-j", "--jobs", metavar="N", type=click.IntRange(min=1), help="Workers.  [default: usable cores]"
 )
 memory_opt = click.option(
-    "--memory", metavar="SIZE", default="64M", show_default=True, callback=memory_size,
+    "--memory", metavar="SIZE", default="64M", show_default=True, callback=values.memory_size,
     help="At most this much in buffers, as 8M, 1G, 1.5GiB.",
 )  # fmt: skip
 dask_opt = click.option(
-    "--dask", metavar="ADDRESS", callback=dask_address,
+    "--dask", metavar="ADDRESS", callback=values.dask_address,
     help="Compute on a Dask cluster: tcp://host:port, a scheduler file, or local.",
 )  # fmt: skip
 allow_external_opt = click.option(
@@ -238,12 +205,19 @@ progress_opt = click.option(
     default=None,
     help="Say on stderr how far a long run has come.  [default: on a terminal]",
 )
+plot_opt = click.option(
+    "--plot", metavar="FILE", callback=values.picture,
+    help="Draw a picture into FILE.png, .svg or .pdf, which is replaced if it exists.",
+)  # fmt: skip
+hist_opt = click.option(
+    "--hist", is_flag=True, help="Show a histogram too, for which the tensor is read once more."
+)
 rtol_opt = click.option(
-    "--rtol", metavar="FLOAT", type=float, default=0.0, show_default=True, callback=finite_eps,
+    "--rtol", metavar="FLOAT", type=float, default=0.0, show_default=True, callback=values.finite_eps,
     help="Equal are a and b with |a - b| <= atol + rtol * |b|.",
 )  # fmt: skip
 atol_opt = click.option(
-    "--atol", metavar="FLOAT", type=float, default=0.0, show_default=True, callback=finite_eps,
+    "--atol", metavar="FLOAT", type=float, default=0.0, show_default=True, callback=values.finite_eps,
     help="See --rtol.",
 )  # fmt: skip
 max_ulp_opt = click.option(
@@ -251,7 +225,11 @@ max_ulp_opt = click.option(
     help="Equal too are those that are at most N values of the narrower float type apart.",
 )  # fmt: skip
 nan_differ_opt = click.option("--nan-differ", is_flag=True, help="NaN is not equal to NaN, as in IEEE 754.")
-a_arg, b_arg = (click.argument(name, metavar=name.upper()) for name in ("a", "b"))
+affine_opt = click.option(
+    "--affine", type=click.Choice(["known", "unknown"]), default="known", show_default=True,
+    help="Scale and shift are as --gamma and --beta say, or are solved for.",
+)  # fmt: skip
+a_arg, b_arg, x_arg, y_arg = (click.argument(name, metavar=name.upper()) for name in "abxy")
 
 inputs_opts: Option[Callable[..., object]] = together(inputs_arg, from_file_opt, null_opt)
 grouping_opts: Option[Callable[..., object]] = together(
@@ -259,7 +237,9 @@ grouping_opts: Option[Callable[..., object]] = together(
 )
 affine_opts: Option[Callable[..., object]] = together(gamma_opt, beta_opt)
 output_opts: Option[Callable[..., object]] = together(output_opt, force_opt, skip_existing_opt, dry_run_opt)
-compute_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt, dask_opt)
+local_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt)
+compute_opts: Option[Callable[..., object]] = together(local_opts, dask_opt)
 words_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt)
 report_opts: Option[Callable[..., object]] = together(words_opts, progress_opt)
 tolerance_opts: Option[Callable[..., object]] = together(rtol_opt, atol_opt, max_ulp_opt, nan_differ_opt)
+picture_opts: Option[Callable[..., object]] = together(hist_opt, plot_opt)

@@ -17,6 +17,7 @@ from gncli.report import reporting
 @options.compute_opts
 @options.allow_external_opt
 @options.report_opts
+@options.picture_opts
 @click.pass_context
 def stats(
     ctx: click.Context,
@@ -26,6 +27,8 @@ def stats(
     null: bool,
     format: str,
     quiet: bool,
+    hist: bool,
+    plot: str | None,
     **chosen: Any,
 ) -> None:
     """Print the statistics of each INPUT.
@@ -33,18 +36,33 @@ def stats(
     Mean, std, min and max are over the finite elements; nan and inf count the others. An
     HDF5 file without ::/path is every numeric dataset in it; - is every .npy that a pipe gives.
     """
-    from gncli.stats import stats_file
+    from gncli.stats import stats_file, with_histogram
     from gncli.tensors import expand, more
 
     inputs = options.all_inputs(ctx, inputs, from_file, null)
+    options.check_pictures(hist, plot, *inputs)
+    if (hist or plot) and chosen["by"]:
+        raise click.UsageError("--hist and --plot are of whole tensors; drop --by")
+    options.check_one(plot, len(inputs))
     chosen |= options.chosen_groups(ctx)
     with attempts() as attempt, reporting(format, quiet=quiet) as show:
         for given in inputs:
             with attempt(given):
-                for address in expand(given, external=chosen["allow_external"]):
+                addresses = expand(given, external=chosen["allow_external"])
+                options.check_one(plot, len(addresses))
+                for address in addresses:
                     with attempt(address):
                         again = True
                         while again:
                             for record in stats_file(address, **chosen):
-                                show(record)
+                                show(with_histogram(record, **chosen) if hist else record)
+                                if plot:
+                                    plot_stats(plot, record, chosen)
                             again = more(address)
+
+
+def plot_stats(path: str, record: dict[str, object], chosen: dict[str, Any]) -> None:
+    from gncli.pictures import BINS, plot_tensor
+    from gncli.stats import with_histogram
+
+    plot_tensor(path, with_histogram(record, bins=BINS, **chosen), chosen)

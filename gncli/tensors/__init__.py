@@ -106,6 +106,14 @@ def open_source(address: str, *, external: bool = False, force: bool = False) ->
         return source
 
 
+def open_seekable(address: str, *, external: bool = False) -> Source:
+    """As `open_source`; a pipe's tensor in a temporary file, to be read in any order and more than once."""
+    from gncli.tensors.stream import StreamSource
+
+    source = open_source(address, external=external)
+    return source.spooled() if isinstance(source, StreamSource) else source
+
+
 def more(address: str) -> bool:
     """Whether another tensor comes at `address`, a pipe of which one has been read."""
     stream = stream_at(address)

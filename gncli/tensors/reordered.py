@@ -20,7 +20,7 @@ from gncli.layout import Box, Run, runs_of
 from gncli.tensors.address import reason
 from gncli.tensors.npy import NpySource, header_bytes
 
-BOX = 1 << 22  # elements
+BOX = 1 << 20  # elements
 
 
 class Readable(Protocol):

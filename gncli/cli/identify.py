@@ -1,0 +1,34 @@
+"""`gn identify`: which convention an output was made by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from gncli.cli import options, trouble
+from gncli.report import reporting
+
+
+@click.command()
+@options.x_arg
+@options.y_arg
+@options.only_layout_opt
+@options.affine_opts
+@options.affine_opt
+@options.local_opts
+@options.allow_external_opt
+@options.report_opts
+def identify(x: str, y: str, format: str, quiet: bool, **chosen: Any) -> None:
+    """Tell by which convention of group norm Y was made from X.
+
+    Tries every number of groups, layout, grouping, eps and its place, variance, activation and precision
+    of statistics, and prints the best, with the gn normalize line that gives the same. Exits with 0 if
+    one matches, 1 if none does, 2 in trouble.
+    """
+    from gncli.identify import Question, identify_files
+
+    with trouble(), reporting(format, quiet=quiet) as show:
+        record = identify_files(x, y, Question(**chosen))
+        show(record)
+    raise click.exceptions.Exit(0 if record["match"] else 1)

@@ -1,0 +1,270 @@
+"""Which convention turns an input into an output: behind `gn identify`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from math import inf, prod
+from typing import Any
+
+import numpy as np
+
+from gncli.api import DEFAULT_MEMORY
+from gncli.confirm import Confirmation, Errors
+from gncli.difference import narrower
+from gncli.dtypes import output_dtype
+from gncli.errors import FormatError, GnError, LayoutError
+from gncli.executors import threads, usable_cores
+from gncli.layout import Layout, layouts
+from gncli.progress import Progress
+from gncli.recipes import Floats, Recipe, structures
+from gncli.sampling import Sample
+from gncli.screen import Affine, Screen, count_tied, ranked
+from gncli.tensors import Source, open_seekable, open_source
+from gncli.tensors.reordered import reordered
+
+ROUNDINGS = 64  # of the largest value: what a framework's arithmetic may be off by
+CONFIRMED, SOLVED = 8, 4  # candidates that are tried on every element; those whose scale is solved for
+EXPLAINED = 1e-3  # of a residual: what is left once its cause is taken from it
+WORSE = 4  # times the least error: candidates beyond that do not match, whatever the tolerance
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the options of `gn identify` say. `affine` is known (`gamma` and `beta`, 1 and 0) or unknown."""
+
+    layout: str | None = None
+    gamma: float | str | None = None
+    beta: float | str | None = None
+    affine: str = "known"
+    jobs: int | None = None
+    memory: int = DEFAULT_MEMORY
+    progress: bool | None = False
+    allow_external: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    recipe: Recipe
+    errors: Errors
+    affine: Affine
+
+
+def identify_files(x: str, y: str, question: Question) -> dict[str, object]:
+    """The record: candidates, best first, and what there is to say of them. Raises GnError."""
+    with ExitStack() as stack:
+
+        def opened(address: str) -> Source:
+            source = open_seekable(address, external=question.allow_external)
+            stack.callback(source.close)
+            if source.fortran:
+                source = reordered(source, range(len(source.shape)))
+                stack.callback(source.close)
+            return source
+
+        sources = opened(x), opened(y)
+        try:
+            found, screen, tied = _search(*sources, _words(*sources, y, question), question, stack)
+        except GnError as error:
+            raise error.at(x) from None
+        return {"schema": 1, "x": x, "y": y} | _record(found, screen, tied, sources, x, question)
+
+
+def _words(x: Source, y: Source, address: str, question: Question) -> list[str]:
+    """The layouts to try. Raises LayoutError where there are none."""
+    if x.shape != y.shape:
+        raise LayoutError(
+            f"has shape {y.shape}, the input {x.shape}; gn diff tells whether it is transposed",
+            address=address,
+        )
+    if not prod(x.shape):
+        raise LayoutError(f"shape {x.shape} has no elements; nothing can be told from it")
+    if question.layout is None:
+        words = layouts(len(x.shape))
+        if not words:
+            raise LayoutError("is a scalar, which has no channels")
+        return words
+    word = Layout.parse(question.layout).on(x.shape).word
+    if "N" in word[1:]:
+        raise LayoutError(f"layout {word} has N behind other axes; transpose it to have N in front")
+    return [word]
+
+
+def _search(
+    x: Source, y: Source, words: Sequence[str], question: Question, stack: ExitStack
+) -> tuple[list[Candidate], Screen, int]:
+    """The best candidates on every element, best first, and how many of them cannot be told apart."""
+    jobs = question.jobs or usable_cores()
+    executor = stack.enter_context(threads(jobs))
+    unknown = question.affine == "unknown"
+    affine = Affine(_parameter(question.gamma, question), _parameter(question.beta, question), unknown)
+    sample = Sample(x, y, executor, jobs, question.memory)
+    if not np.isfinite(sample.y).any():
+        raise FormatError("has no finite value where it was looked at", address=y.address)
+    screen = Screen(sample, affine)
+    found = screen.candidates(structures(x.shape, words))
+    if not found:
+        lengths = " and ".join(str(v.shape) for v in (affine.gamma, affine.beta) if isinstance(v, np.ndarray))
+        raise LayoutError(f"shape {x.shape} has no axis of channels for a gamma or beta of {lengths}")
+    best = [recipe for error, recipe in found if error < inf][: SOLVED if affine.unknown else CONFIRMED]
+    best.sort(key=lambda recipe: repr(recipe.structure))
+    size = x.dtype.itemsize * prod(x.shape)
+    rounds = len({recipe.structure for recipe in best}) + (len(best) if affine.unknown else 0)
+    watch = stack.enter_context(Progress(x.address, size * rounds, question.progress))
+    candidates = []
+    for structure, group in groupby(best, key=lambda recipe: recipe.structure):
+        recipes = list(group)
+        confirmation = Confirmation(x, y, structure, executor, jobs, watch.advance)
+        affines = [Affine(*confirmation.solve(recipe)) if affine.unknown else affine for recipe in recipes]
+        errors = confirmation.errors(recipes, affines)
+        candidates += [Candidate(*one) for one in zip(recipes, errors, affines, strict=True)]
+    by_recipe = {candidate.recipe: candidate for candidate in candidates}
+    order = ranked((_error(candidate), candidate.recipe) for candidate in candidates)
+    tied = count_tied(sorted(error for error, _ in order))
+    return [by_recipe[recipe] for _, recipe in order], screen, tied
+
+
+def _error(candidate: Candidate) -> float:
+    return inf if candidate.errors.odd else candidate.errors.rms
+
+
+def _parameter(given: float | str | None, question: Question) -> Floats | float | None:
+    """A number, or one a channel or a group."""
+    if not isinstance(given, str):
+        return given
+    source = open_source(given, external=question.allow_external)
+    try:
+        size = prod(source.shape)
+        if size != max(source.shape, default=1):
+            raise LayoutError(f"has shape {source.shape}; give one value a channel or a group", address=given)
+        values = source.read([(0, size)], np.empty(size, source.dtype)).astype(np.float64)
+    finally:
+        source.close()
+    return values if size != 1 else float(values[0])
+
+
+def _record(
+    found: list[Candidate], screen: Screen, tied: int, sources: tuple[Source, Source], x: str,
+    question: Question,
+) -> dict[str, object]:  # fmt: skip
+    kind = narrower(*(source.dtype for source in sources))
+    precision = [_precision(candidate.errors) for candidate in found]
+    limit = np.finfo(kind).eps if kind is not None else 0.0
+    if kind is not None and kind.itemsize == 8:
+        limit = np.finfo(np.float32).eps  # values of float64 may have been computed in float32
+    least = min((_error(candidate) for candidate in found), default=inf)
+    rows: list[dict[str, Any]] = []
+    for candidate, name in zip(found, precision, strict=True):
+        good = name is not None and np.finfo(name).eps <= limit and _error(candidate) <= WORSE * least
+        rows.append(_row(candidate, bool(good), name, sources, x, question))
+    matches = sum(row["match"] for row in rows)
+    record: dict[str, object] = {
+        "shape": list(sources[0].shape),
+        "dtype_x": sources[0].dtype.name,
+        "dtype_y": sources[1].dtype.name,
+        "match": bool(matches),
+        "tied": tied if matches else 0,
+    }
+    return record | {"verdict": _verdict(found, rows, tied, screen), "candidates": rows}
+
+
+def _precision(errors: Errors) -> str | None:
+    """The widest float type whose rounding is as large as the errors."""
+    names = ("float64", "float32", "float16")
+    fits = (n for n in names if errors.max_abs <= ROUNDINGS * float(np.finfo(n).eps) * errors.reach)
+    return None if errors.odd else next(fits, None)
+
+
+def _row(
+    candidate: Candidate, match: bool, precision: str | None, sources: tuple[Source, Source], x: str,
+    question: Question,
+) -> dict[str, Any]:  # fmt: skip
+    recipe, errors = candidate.recipe, candidate.errors
+    stored, wanted = (source.dtype for source in sources)
+    dtype = wanted.name if wanted.kind == "f" and wanted.name != output_dtype(stored).name else None
+    texts = [None if given is None else str(given) for given in (question.gamma, question.beta)]
+    lengths = {v.size for v in (candidate.affine.gamma, candidate.affine.beta) if isinstance(v, np.ndarray)}
+    by_channel = not lengths - {recipe.structure.channels}
+    command = recipe.command(x, texts[0], texts[1], dtype) if by_channel else None
+    solved = {}
+    if recipe.affine.startswith("per "):
+        solved = {"gamma": candidate.affine.gamma, "beta": candidate.affine.beta}
+    return {
+        **recipe.facts(),
+        "fitted": recipe.fitted,
+        "max_abs": errors.max_abs,
+        "rms": errors.rms,
+        "max_ulp": int(errors.max_ulp) if errors.max_ulp < inf else None,
+        "passing_atol": None if errors.odd else errors.max_abs,
+        "nonfinite_differing": errors.odd,
+        "precision": precision,
+        "match": match,
+        "command": command,
+        **solved,
+    }
+
+
+def _verdict(found: list[Candidate], rows: list[dict[str, Any]], tied: int, screen: Screen) -> str:
+    if not rows:
+        return "nothing matches: no convention gives finite values where the output has them"
+    if not rows[0]["match"]:
+        return f"nothing matches; {_residual(found[0].recipe, screen)}"
+    if tied > 1:
+        names = found[0].recipe.facts()
+        differing = [name for name in names if len({str(row[name]) for row in rows[:tied]}) > 1]
+        return f"{tied} conventions cannot be told apart on this data; they differ in {_and(differing)}"
+    return f"one convention matches{' best' if sum(row['match'] for row in rows) > 1 else ''}"
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def _residual(recipe: Recipe, screen: Screen) -> str:
+    """What is left of the output once the nearest recipe is taken from it."""
+    sample, structure = screen.sample, recipe.structure
+    if np.array_equal(sample.x, sample.y):
+        return "the output is the input"
+    left = screen.predicted(recipe) - sample.y
+    sound = np.isfinite(left) & np.isfinite(sample.x)
+    left, x, places = left[sound], sample.x[sound], sample.places[sound]
+    if not left.size:
+        return "no finite value can be compared"
+    size = float(np.sqrt(np.mean(left**2)))
+    share = size / max(float(np.sqrt(np.mean(sample.y[sound] ** 2))), 1e-300)
+    words = f"the nearest leaves a residual of {share:.2g} of the output"
+    channel = structure.channel(places)
+    group = structure.group_of(structure.counted(places))
+    batch = places // prod(sample.shape[1:]) if structure.word[0] == "N" else np.zeros_like(places)
+    if not screen.affine.unknown:
+        free = Screen(sample, Affine(unknown=True)).candidates([structure, *screen.structures])
+        if free and free[0][0] < EXPLAINED * size:
+            return f"{words}: a scale and shift for each channel would do, try --affine unknown"
+    for label, meaning in (
+        (
+            batch * structure.groups + group,
+            "which is an affine map of the input for each group: another statistic",
+        ),
+        (
+            batch * structure.channels + channel,
+            "which is an affine map of the input for each sample and channel",
+        ),
+    ):
+        if _unexplained(left, x, label) < EXPLAINED * size:
+            return f"{words}, which is an affine map of the input for each {meaning}"
+    return f"{words}, which is no affine map of the input: another operation before or behind"
+
+
+def _unexplained(left: Floats, x: Floats, label: Any) -> float:
+    """Root mean square of `left` less its best affine map of `x` within every class."""
+    _, label = np.unique(label, return_inverse=True)
+    count = np.bincount(label)
+    mean_x, mean_left = (np.bincount(label, v) / count for v in (x, left))
+    x, left = x - mean_x[label], left - mean_left[label]
+    spread = np.bincount(label, x * x)
+    slope = np.bincount(label, x * left) / np.where(spread > 0, spread, 1.0)
+    rest = left - slope[label] * x
+    free = left.size - 2 * count.size
+    return float(np.sqrt(np.vdot(rest, rest) / free)) if free > left.size // 4 else inf

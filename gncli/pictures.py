@@ -1,0 +1,92 @@
+"""What pictures show, gathered in passes of their own: behind --plot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from gncli.compare import Comparison, Pair, opened
+from gncli.difference import Floats, widened
+from gncli.histogram import Histogram
+from gncli.layout import Layout, divisors, group_count
+from gncli.stats import stats_file
+
+BINS = 100
+CHANNELS = {"groups": None, "channels_per_group": 1, "layout": None, "grouping": "contiguous"}
+CELLS = 1 << 20  # of a heat map: the first samples are shown where there are more
+
+
+def plot_tensor(path: str, record: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+    """Histograms of a record that has them, and the statistics of every group of its input. Raises GnError.
+
+    `chosen`: options of `tensor_stats`; where these groups do not divide, each channel is one.
+    """
+    from gncli.plot import Map, draw_tensor
+
+    held = record.get("histogram") or {}
+    rows = {"value": held} if "counts" in held else {name: row for name, row in held.items() if row}
+    shape = tuple(record["shape"])
+    title = f"{record['input']}: {record['dtype']} {shape}"
+    maps = []
+    if len(shape) > 1 and 0 not in shape:
+        word = Layout.parse(chosen["layout"] or "channels_first").on(shape).word
+        channels = shape[word.index("C")]
+        given = chosen["channels_per_group"] or chosen["groups"]
+        by = "group" if given in divisors(channels) else "channel"
+        title += f" {word}" + (f", {channels} channels by {by}" if by == "channel" else "")
+        parts = channels if by == "channel" else group_count(channels, *_groups(chosen))
+        rows_of = stats_file(record["input"], **{**chosen, "by": ("sample", by)})
+        cells = list(islice(((row["mean"], row["std"]) for row in rows_of), max(1, CELLS // parts) * parts))
+        means, stds = np.array(cells).T.reshape(2, -1, parts)
+        when = " before" if "before" in rows else ""
+        both = bool(np.nanmin(means, initial=0.0) < 0 < np.nanmax(means, initial=0.0))
+        maps = [Map(f"mean{when}", means, by, both), Map(f"standard deviation{when}", stds, by, False)]
+    draw_tensor(path, title, rows, maps)
+
+
+def _groups(chosen: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    return chosen["groups"], chosen["channels_per_group"]
+
+
+def plot_difference(path: str, a: str, b: str, record: Mapping[str, Any], options: Comparison) -> None:
+    """The errors of a pair that has one shape. Raises GnError."""
+    from gncli.plot import Map, draw_difference
+
+    with opened(a, b, options) as pair:
+        histogram = Histogram(-record["max_abs"], record["max_abs"], BINS + 1)
+        exponents = _exponents(pair, histogram)
+        maps = []
+        if len(pair.a.shape) > 1 and record["count"]:
+            groups = pair.groups(options.groups or CHANNELS)
+            if groups.held is not None:
+                mean_a, mean_b, std_a, std_b = groups.held
+                part = "group" if options.groups is not None else "channel"
+                maps = [
+                    Map("mean of a - mean of b", mean_a - mean_b, part, True),
+                    Map("std of a - std of b", std_a - std_b, part, True),
+                ]
+    draw_difference(path, f"a: {a}, b: {b}", histogram.row(), exponents, maps)
+
+
+def _exponents(pair: Pair, histogram: Histogram) -> Counter[tuple[int, int]]:
+    """Fills the histogram of a - b; the powers of two below |b| and |a - b|, where neither is 0."""
+
+    def work(a: Floats, b: Floats, start: int) -> tuple[Any, Counter[tuple[int, int]]]:
+        with np.errstate(all="ignore"):
+            x, y = widened(a, b)
+            off = np.asarray(x - y, np.float64)
+            sound = np.isfinite(off) & (off != 0) & (y != 0)
+            across, up = (np.frexp(np.asarray(v[sound], np.float64))[1] - 1 for v in (y, off))
+        pairs, counts = np.unique(np.stack([across, up]), axis=1, return_counts=True)
+        found = {(int(i), int(j)): int(n) for (i, j), n in zip(pairs.T, counts, strict=True)}
+        return histogram.count(off), Counter(found)
+
+    total: Counter[tuple[int, int]] = Counter()
+    for counts, exponents in pair.each(pair.a, pair.b, work):
+        histogram.add(counts)
+        total += exponents
+    return total

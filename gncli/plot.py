@@ -1,0 +1,142 @@
+"""Pictures, by matplotlib: the only room that names it. Imported when --plot asks for one.
+
+Blue and vermilion, and the maps cividis and PuOr, are told apart by the colour-blind too (Okabe & Ito, 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli.errors import UsageError
+from gncli.tensors.staging import Staged
+
+try:
+    from matplotlib import rc_context
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+except ImportError:
+    raise UsageError("--plot needs the extra: pip install 'gncli[plot]'") from None
+
+Histogram: TypeAlias = Mapping[str, Sequence[float]]
+
+COLOURS = {"before": "#0072B2", "after": "#D55E00"}
+FAR = 20.0  # times: ranges that differ by more share no linear axis
+
+
+class Map(NamedTuple):
+    """(samples, parts) of a statistic; `signed` if it is to be seen on which side of 0 it is."""
+
+    title: str
+    values: NDArray[np.float64]
+    part: str  # what a column is: group, channel
+    signed: bool
+
+
+def draw_tensor(path: str, title: str, histograms: Mapping[str, Histogram], maps: Sequence[Map]) -> None:
+    """Histograms on one axis, and a heat map each of some statistics, into `path`. Raises GnError."""
+    figure, axes = _figure(title, 1 + len(maps))
+    _histograms(axes[0], histograms)
+    for ax, one in zip(axes[1:], maps, strict=True):
+        _heat(figure, ax, one)
+    _save(figure, path)
+
+
+def draw_difference(
+    path: str,
+    title: str,
+    histogram: Histogram,
+    exponents: Mapping[tuple[int, int], int],
+    maps: Sequence[Map],
+) -> None:
+    """The histogram of a - b; how large it is where b is how large; heat maps. Raises GnError.
+
+    `exponents`: how many elements have a |b| and an |a - b| from such a power of two to the next.
+    """
+    figure, axes = _figure(title, 2 + len(maps))
+    ax = axes[0]
+    ax.stairs(histogram["counts"], histogram["edges"], fill=True, color=COLOURS["before"])
+    ax.set(title="error", xlabel="a - b", ylabel="elements, of each bin", yscale="symlog", ylim=(0, None))
+    _magnitudes(figure, axes[1], exponents)
+    for ax, one in zip(axes[2:], maps, strict=True):
+        _heat(figure, ax, one)
+    _save(figure, path)
+
+
+def _figure(title: str, count: int) -> tuple[Figure, list[Axes]]:
+    columns = min(count, 2) if count == 4 else count
+    rows = -(-count // columns)
+    figure = Figure(figsize=(4.8 * columns, 4.2 * rows), layout="constrained")
+    figure.suptitle(_plain(title))
+    grid: Any = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(grid.flat)
+
+
+def _plain(text: str) -> str:
+    """Not as mathematics, which a $ would begin."""
+    return text.replace("$", r"\$")
+
+
+def _histograms(ax: Axes, histograms: Mapping[str, Histogram]) -> None:
+    for name, one in histograms.items():
+        counts, edges = np.asarray(one["counts"], float), np.asarray(one["edges"])
+        density = counts / counts.sum() / np.diff(edges)  # equal areas, whatever the bins
+        ax.stairs(density, edges, label=name, color=COLOURS.get(name, COLOURS["before"]), linewidth=1.5)
+    ax.set(title="histogram", xlabel="value", ylabel="density: share of the elements per unit of value")
+    widths = [one["edges"][-1] - one["edges"][0] for one in histograms.values()]
+    if len(histograms) > 1:
+        ax.legend()
+        if max(widths) > FAR * min(widths):
+            ax.set_xscale("symlog", linthresh=min(widths) / 2, linscale=2)
+            ax.set_yscale("log")
+            ax.tick_params(axis="x", labelrotation=45)
+
+
+def _heat(figure: Figure, ax: Axes, one: Map) -> None:
+    limits: dict[str, Any] = {}
+    if one.signed:
+        most = float(np.nanmax(np.abs(one.values), initial=0.0)) or 1.0
+        limits = {"vmin": -most, "vmax": most}
+    image = ax.imshow(
+        one.values, cmap="PuOr" if one.signed else "cividis", aspect="auto", interpolation="nearest", **limits
+    )
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(title=one.title, xlabel=one.part, ylabel="sample")
+    figure.colorbar(image, ax=ax)
+
+
+def _magnitudes(figure: Figure, ax: Axes, exponents: Mapping[tuple[int, int], int]) -> None:
+    ax.set(title="error against magnitude", xlabel="|b|", ylabel="|a - b|, where it is not 0")
+    if not exponents:
+        ax.text(0.5, 0.5, "no error where b is not 0", ha="center", transform=ax.transAxes)
+        return
+    across, up = (np.array(column) for column in zip(*exponents, strict=True))
+    grid = np.zeros((np.ptp(up) + 1, np.ptp(across) + 1))
+    grid[up - up.min(), across - across.min()] = list(exponents.values())
+    edges = (np.ldexp(1.0, np.arange(v.min(), v.max() + 2)) for v in (across, up))
+    mesh = ax.pcolormesh(*edges, np.ma.masked_equal(grid, 0), cmap="cividis", norm=LogNorm())
+    ax.set(xscale="log", yscale="log")
+    figure.colorbar(mesh, ax=ax, label="elements")
+
+
+def _save(figure: Figure, path: str) -> None:
+    """The file stands when it is whole; one that stood there is replaced."""
+    picture = BytesIO()
+    with rc_context({"svg.fonttype": "none"}):  # text stays text
+        figure.savefig(picture, format=path.rpartition(".")[2].lower(), dpi=120)
+    staged = Staged(path, force=True)
+    try:
+        try:
+            staged.file.write(picture.getbuffer())
+        except OSError as error:
+            raise staged.failure(error, "the picture") from None
+        staged.commit()
+    finally:
+        staged.discard()

@@ -1,0 +1,154 @@
+"""Some elements of an input and its output, and the moments of every channel of the samples they are from.
+
+All that is read of the input is these samples; where a layout has no N, all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli.difference import epsilon
+from gncli.engine import measure_groups
+from gncli.layout import Run, geometry
+from gncli.plan import plan
+from gncli.recipes import Floats, Places, Structure
+from gncli.tensors import Source
+
+SAMPLES = 8
+POINTS = 8192
+ROW = 4096  # elements of the last axis that are read at once
+
+
+class ChannelMoments(NamedTuple):
+    """(samples, channels) each; NaN for a channel that has a value that is not finite."""
+
+    size: int  # elements of a channel
+    mean: Floats
+    m2: Floats
+
+    def of_groups(self, structure: Structure) -> tuple[Floats, Floats]:
+        """Mean and population variance, (samples, groups): Chan's merge of the channels of each."""
+        samples, channels = self.mean.shape
+        pair = structure.groups, channels // structure.groups
+        split = (samples, *(reversed(pair) if structure.interleaved else pair))
+        axis = 1 if structure.interleaved else 2
+        means, squares = self.mean.reshape(split), self.m2.reshape(split)
+        mean = means.mean(axis, keepdims=True)
+        m2 = squares.sum(axis) + self.size * ((means - mean) ** 2).sum(axis)
+        return mean.squeeze(axis), m2 / (self.size * pair[1])
+
+
+class Sample:
+    """Elements on a lattice of some indices of every axis: few channels, in any layout, with many of each."""
+
+    def __init__(self, x: Source, y: Source, executor: Executor, jobs: int, memory: int) -> None:
+        self._source, self._executor, self._jobs, self._memory = x, executor, jobs, memory
+        self._tables: dict[tuple[object, ...], ChannelMoments] = {}
+        self.shape = x.shape
+        random = np.random.default_rng(0)
+        counts = _counts(self.shape)
+        axes = [_some(random, length, count) for length, count in zip(self.shape, counts, strict=True)]
+        axes[0] = np.unique(np.linspace(0, self.shape[0] - 1, counts[0]).astype(np.int64))
+        if axes[-1][-1] - axes[-1][0] >= ROW:
+            axes[-1] = axes[-1][axes[-1] < axes[-1][0] + ROW]
+        self.samples = axes[0]
+        grid = np.meshgrid(*axes, indexing="ij")
+        self.places: Places = np.ravel_multi_index([index.ravel() for index in grid], self.shape)
+        self.x, self.y = (_take(source, axes) for source in (x, y))
+        finite = self.y[np.isfinite(self.y)]
+        size = float(np.sqrt(np.mean(finite**2))) if finite.size else 0.0
+        self.rounding = epsilon(x.dtype, y.dtype) * size  # of a value of y, about
+
+    def statistics(self, structure: Structure) -> tuple[Floats, Floats]:
+        """Mean and population variance of the group of each element."""
+        mean, var = self._table(structure).of_groups(structure)
+        group = structure.group_of(structure.counted(self.places))
+        sample = np.zeros_like(group)
+        if structure.word[0] == "N":
+            sample = np.searchsorted(self.samples, self.places // prod(self.shape[1:]))
+        return mean[sample, group], var[sample, group]
+
+    def _table(self, structure: Structure) -> ChannelMoments:
+        shape, word = structure.view
+        batched = structure.word[0] == "N"
+        key = (shape, word, batched)
+        if key not in self._tables:
+            starts = (self.samples * prod(shape)).tolist() if batched else [0]
+            parts = [self._measure(_Part(self._source, start, shape), word) for start in starts]
+            size = prod(shape) // shape[word.index("C")]
+            means, squares = zip(*parts, strict=True)
+            self._tables[key] = ChannelMoments(size, np.stack(means), np.stack(squares))
+        return self._tables[key]
+
+    def _measure(self, part: _Part, word: str) -> tuple[Floats, Floats]:
+        """Mean and sum of squared deviations of each channel, (C,)."""
+        channels = part.shape[word.index("C")]
+        cut = plan(geometry(part.shape, word, channels), part.dtype.itemsize, 0, self._memory, self._jobs)
+        mean, m2 = np.empty(cut.geometry.cells), np.empty(cut.geometry.cells)
+        for window, moments in measure_groups(part, cut, self._executor):
+            _, first, _, second, _ = (slice(*span) for span in cut.box(window.box))
+            with np.errstate(all="ignore"):
+                sound = np.where(moments.finite == moments.size, 1.0, np.nan)
+                mean[first, second] = (moments.mean[0] + moments.mean[1]) / moments.unit * sound
+                m2[first, second] = moments.m2[0] / moments.unit / moments.unit * sound
+        return mean.reshape(-1), m2.reshape(-1)
+
+
+class _Part:
+    """A run of a source in C order, as a tensor of its own."""
+
+    fortran = False
+    forkable = False
+
+    def __init__(self, source: Source, start: int, shape: tuple[int, ...]) -> None:
+        self.address, self.dtype, self.shape = source.address, source.dtype, shape
+        self._source, self._start = source, start
+
+    def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
+        return self._source.read([(self._start + start, count) for start, count in runs], buffer)
+
+    def abandon(self) -> None:
+        self._source.abandon()
+
+    def close(self) -> None:
+        """The source is closed by whom it was opened by."""
+
+
+def _counts(shape: tuple[int, ...]) -> list[int]:
+    """How many indices of each axis: up to `SAMPLES` of the first, and of others about as many of each."""
+    counts = [1] * len(shape)
+    room = POINTS
+    if len(shape) > 1:
+        counts[0] = min(shape[0], SAMPLES)
+        room //= counts[0]
+    rest = sorted(range(1 if len(shape) > 1 else 0, len(shape)), key=lambda axis: shape[axis])
+    for left, axis in zip(range(len(rest), 0, -1), rest, strict=True):
+        counts[axis] = min(shape[axis], max(1, int(room ** (1 / left))))
+        room //= counts[axis]
+    return counts
+
+
+def _some(random: np.random.Generator, length: int, count: int) -> Places:
+    if length <= 1 << 16:
+        return np.sort(random.choice(length, count, replace=False)).astype(np.int64)
+    return np.unique(random.integers(0, length, count))
+
+
+def _take(source: Source, axes: Sequence[Places]) -> Floats:
+    """The elements of the lattice in order, as float64; a read for each row of the last axis."""
+    *front, last = axes
+    grid = np.meshgrid(*front, indexing="ij")
+    index = [part.ravel() for part in grid]
+    rows = np.ravel_multi_index(index, source.shape[:-1]) if front else np.zeros(1, np.int64)
+    first, length = int(last[0]), int(last[-1] - last[0]) + 1
+    buffer = np.empty(length, source.dtype)
+    out = np.empty((len(rows), len(last)))
+    for i, row in enumerate(rows.tolist()):
+        out[i] = source.read([(row * source.shape[-1] + first, length)], buffer)[last - first]
+    return out.ravel()
