@@ -175,6 +175,32 @@ np.save(sys.argv[2], torch.nn.functional.group_norm(x, 32).numpy())
 """
 
 
+# The seconds of a normalization, on a cluster that has been started or, without one, on this machine.
+ON_DASK = """
+import sys, time
+from gncli.crew import Crew
+from gncli.normalize import Settings, normalize_file
+path, output, jobs, dask = sys.argv[1:]
+settings = Settings(jobs=int(jobs), dask=dask or None)
+Crew.of(settings.jobs, settings.memory, settings.dask)
+start = time.perf_counter()
+normalize_file(path, output, settings)
+print(time.perf_counter() - start)
+"""
+
+# The seconds of each of so many tasks that do nothing, through a scheduler and two workers.
+DASK_TASKS = """
+import sys, time
+from gncli.cluster import connect
+from gncli.executors import in_order
+cluster, count = connect("local", 2), int(sys.argv[1])
+list(in_order(cluster, abs, range(200), 4))
+start = time.perf_counter()
+assert list(in_order(cluster, abs, range(count), 2 * cluster.jobs)) == list(range(count))
+print((time.perf_counter() - start) / count)
+"""
+
+
 def inside(setup: str, call: str) -> Work:
     """Work that prints the seconds of its second `call`, on 103 MB of float32; the first warms it up."""
     shape = (32, 64, 112, 112)
@@ -223,6 +249,10 @@ def rows(size: int) -> list[Row]:
     cat = ("sh", "-c", 'cat "$0" > /dev/null', four)
     numpy_stats = ("python", "-c", NUMPY_STATS, one)
     torch_file = ("python", "-c", TORCH_FILE, one, OUT)
+    two = nchw(2)
+    on_dask = [("python", "-c", ON_DASK, two, OUT, jobs, "local") for jobs in ("1", "2")]
+    local = ("python", "-c", ON_DASK, two, OUT, "2", "")
+    tasks = {count: ("python", "-c", DASK_TASKS, str(count)) for count in (10**3, 10**4)}
     click, numpy = ("python", "-c", "import click"), ("python", "-c", "import numpy")
 
     def against_nchw(name: str, work: str, ours: Work, reach: float, aim: float) -> Row:
@@ -271,4 +301,10 @@ def rows(size: int) -> list[Row]:
         Row("linear", f"time of {label(4)}", f"time of {label(1)}",
             (normalize(four), normalize(one)), 4.2, 4.0),
         *map(growth, (0.1, 1, 4, 8)),
+        Row("dask-workers", f"normalize {label(2)} on 2 Dask workers, started before", "on 1",
+            (on_dask[1], on_dask[0]), 1.6, 1.9, "speed", printed=True, needs="distributed"),
+        Row("dask-local", f"normalize {label(2)} on 2 Dask workers, started before", "`--jobs 2`",
+            (on_dask[1], local), 1.5, 1.2, printed=True, needs="distributed"),
+        Row("dask-tasks", "a Dask task that does nothing, of 10 000", "of 1 000",
+            (tasks[10**4], tasks[10**3]), 1.5, 1.1, printed=True, needs="distributed"),
     ]  # fmt: skip
