@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gncli.engine import Advance
 from gncli.errors import WorkerError
 from gncli.executors import in_order, usable_cores, workers
-from gncli.normalize import Normalized, Settings, normalize_file
+from gncli.normalize import Normalized, Settings, normalize_datasets, normalize_file
 from gncli.plan import TILE
 from gncli.progress import Progress
 from gncli.tensors import more
@@ -25,25 +25,27 @@ OVERHEAD = 1 << 20  # bytes that could be done in the time that it takes to open
 
 Result = TypeVar("Result")
 Outcome = Normalized | Exception | None  # None: skipped, since the output stands
+Outcomes = list[tuple[str, Outcome]]  # with the address of each
 
 
 @dataclass(frozen=True)
 class Job:
-    address: str
+    addresses: tuple[str, ...]  # of datasets of one HDF5 file, where there are several
     target: str
     size: int  # of the file, in bytes; 0 for a pipe
 
     @classmethod
-    def of(cls, address: str, target: str) -> Job:
+    def of(cls, addresses: Iterable[str], target: str) -> Job:
+        addresses = tuple(addresses)
         try:
-            return cls(address, target, os.path.getsize(split(address)[0]))
+            return cls(addresses, target, os.path.getsize(split(addresses[0])[0]))
         except (OSError, ValueError):  # what is wrong is said when it is opened
-            return cls(address, target, 0)
+            return cls(addresses, target, 0)
 
     @property
     def small(self) -> bool:
         """Whether it may be done beside others. HDF5 has one lock, and standard output has an order."""
-        path, name = split(self.address)
+        path, name = split(self.addresses[0])
         apart = self.target == "-" or name is not None or SUFFIXES.get(suffix(self.target)) == "hdf5"
         return not apart and self.size < SMALL and os.path.isfile(path)
 
@@ -61,9 +63,9 @@ class Batch:
     def run(self, targets: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Outcome]]:
         """Each tensor's address and what came of it, in order: what it raised is given, not raised.
 
-        `targets`: addresses of inputs and outputs.
+        `targets`: addresses of inputs and outputs. What goes to one file is done when its first is.
         """
-        jobs = [Job.of(*pair) for pair in targets]
+        jobs = [*_jobs(targets)]
         if len(jobs) == 1:
             yield from self._in_turn(jobs[0], self.settings.progress, None)
             return
@@ -77,11 +79,11 @@ class Batch:
             apart = self.settings.dask is not None  # a cluster is for what is large
             for small, group in groupby(jobs, key=lambda job: job.small and not apart):
                 if small:
-                    for job, outcome in self._side_by_side([*group]):
+                    for job, outcomes in self._side_by_side([*group]):
                         ended += 1
                         label()
                         progress.advance(job.size)
-                        yield job.address, outcome
+                        yield from outcomes
                     continue
                 for job in group:
                     yield from self._in_turn(job, False, progress.advance)
@@ -94,17 +96,18 @@ class Batch:
     ) -> Iterator[tuple[str, Outcome]]:
         """With all cores for one tensor; a pipe may hold several."""
         settings = replace(self.settings, progress=progress)
+        last = job.addresses[-1]
         again: bool | Exception = True
         while again is True:
-            outcome = self._do(job, settings, watch)
-            yield job.address, outcome
-            if isinstance(outcome, Exception):
+            outcomes = self._do(job, settings, watch)
+            yield from outcomes
+            if isinstance(outcomes[-1][1], Exception):
                 return
-            again = _caught(partial(more, job.address))
+            again = _caught(partial(more, last))
         if isinstance(again, Exception):
-            yield job.address, again
+            yield last, again
 
-    def _side_by_side(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def _side_by_side(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcomes]]:
         """With a core for each."""
         size = sum(job.size for job in jobs) + OVERHEAD * len(jobs)
         count = max(1, min(self.settings.jobs or usable_cores(), self.settings.memory // TILE, len(jobs)))
@@ -119,26 +122,34 @@ class Batch:
         except WorkerError as error:
             for job in chain.from_iterable(bundles[done:]):
                 remove_left(job.target, look_again=True)
-                yield job, WorkerError(error.message)
+                yield job, [(job.addresses[0], WorkerError(error.message))]
 
-    def _several(self, settings: Settings, bundle: Sequence[Job]) -> list[Outcome]:
+    def _several(self, settings: Settings, bundle: Sequence[Job]) -> list[Outcomes]:
         return [self._do(job, settings, None) for job in bundle]
 
-    def _do(self, job: Job, settings: Settings, watch: Advance | None) -> Outcome:
+    def _do(self, job: Job, settings: Settings, watch: Advance | None) -> Outcomes:
+        """Of each address; or, where one fails and none is written, of the first alone."""
         if self.skip_existing and os.path.isfile(split(job.target)[0]):
-            return None
-        return _caught(
-            partial(
-                normalize_file,
-                job.address,
-                job.target,
-                settings,
-                force=self.force,
-                dry_run=self.dry_run,
-                command=self.command,
-                watch=watch,
-            )
-        )
+            return [(address, None) for address in job.addresses]
+        done = _caught(partial(self._normalize, job, settings, watch))
+        if isinstance(done, Exception):
+            return [(job.addresses[0], done)]
+        return [*zip(job.addresses, done, strict=True)]
+
+    def _normalize(self, job: Job, settings: Settings, watch: Advance | None) -> list[Normalized]:
+        how: dict[str, Any] = {"force": self.force, "dry_run": self.dry_run, "command": self.command}
+        if len(job.addresses) > 1:
+            return normalize_datasets(job.addresses, job.target, settings, watch=watch, **how)
+        return [normalize_file(job.addresses[0], job.target, settings, watch=watch, **how)]
+
+
+def _jobs(targets: Iterable[tuple[str, str]]) -> Iterator[Job]:
+    """One for each file to be written; on standard output, one tensor comes after another."""
+    together: dict[tuple[str, int], list[str]] = {}
+    for number, (address, target) in enumerate(targets):
+        together.setdefault((target, number if target == "-" else 0), []).append(address)
+    for (target, _), addresses in together.items():
+        yield Job.of(addresses, target)
 
 
 def _caught(work: Callable[[], Result]) -> Result | Exception:

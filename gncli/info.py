@@ -8,9 +8,9 @@ from gncli.layout import divisors, layouts
 from gncli.tensors import inspect
 
 
-def info_file(address: str) -> Iterator[dict[str, object]]:
+def info_file(address: str, *, allow_external: bool = False) -> Iterator[dict[str, object]]:
     """A record for each numeric tensor that `address` names. Raises GnError."""
-    for header in inspect(address):
+    for header in inspect(address, external=allow_external):
         stored = header.stored_bytes
         yield {
             "schema": 1,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +22,16 @@ from gncli.layout import Layout, geometry, group_count, grouped_shape, is_interl
 from gncli.moments import Floats
 from gncli.plan import plan
 from gncli.progress import Progress
-from gncli.tensors import Source, default_output, more, open_sink, open_source
+from gncli.tensors import (
+    Sink,
+    Source,
+    default_output,
+    left_for_blocks,
+    more,
+    open_output,
+    open_sink,
+    open_source,
+)
 from gncli.tensors.address import check_identity, identity
 from gncli.tensors.null import NullSink
 from gncli.tensors.stream import StreamSource
@@ -45,6 +56,7 @@ class Settings:
     memory: int = DEFAULT_MEMORY
     dask: str | None = None
     progress: bool | None = False  # None: on a terminal
+    allow_external: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,41 @@ class Normalized:
     nbytes: int
 
 
+def normalize_datasets(
+    addresses: Sequence[str],
+    output: str | None,
+    settings: Settings,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    command: str = "",
+    watch: Advance | None = None,
+) -> list[Normalized]:
+    """As `normalize_file` for datasets of one HDF5 file, which go into one file: all of them, or none.
+
+    What can be known to fail before a value is read does so before anything is written.
+    """
+    target = output or default_output(addresses[0])
+    with ExitStack() as stack:
+        sources = []
+        for address in addresses:
+            try:
+                source = open_source(address, external=settings.allow_external, force=force)
+                stack.callback(source.close)
+                sources.append((source, _request(source, settings).dtype))
+            except GnError as error:
+                raise error.at(address) from None
+        opener = open_sink if dry_run else stack.enter_context(open_output(target, sources, force=force))
+        how: dict[str, Any] = {
+            "force": force,
+            "dry_run": dry_run,
+            "command": command,
+            "opener": opener,
+            "watch": watch,
+        }
+        return [normalize_file(address, target, settings, **how) for address in addresses]
+
+
 def normalize_file(
     address: str,
     output: str | None,
@@ -64,6 +111,7 @@ def normalize_file(
     force: bool = False,
     dry_run: bool = False,
     command: str = "",
+    opener: Callable[..., Sink] = open_sink,
     watch: Advance | None = None,
 ) -> Normalized:
     """Write the normalized tensor of `address` to `output`, by default beside it. Raises GnError.
@@ -73,17 +121,14 @@ def normalize_file(
     """
     began = time.monotonic()
     before = identity(address)
-    source = open_source(address)
+    source = open_source(address, external=settings.allow_external, force=force)
     try:
         target = output or default_output(address)
-        word = Layout.parse(settings.layout or "channels_first").on(source.shape).word
-        groups, norm = _norm(source, word, settings)
-        dtype = output_dtype(source.dtype, settings.dtype)
+        word, groups, norm, dtype = _request(source, settings)
         done = _describe_request(settings, word, groups)
         crew = Crew.of(settings.jobs, settings.memory, settings.dask)
-        cut = plan(
-            norm.geometry, source.dtype.itemsize, dtype.itemsize, crew.memory, crew.jobs, crew.together
-        )
+        memory, jobs = left_for_blocks(source, crew.memory, crew.jobs, dtype.itemsize)
+        cut = plan(norm.geometry, source.dtype.itemsize, dtype.itemsize, memory, jobs, crew.together)
         streams = target == "-" or isinstance(source, StreamSource)
         if streams and settings.dask is not None:
             raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
@@ -94,7 +139,7 @@ def normalize_file(
         sink = (
             NullSink(target)
             if dry_run
-            else open_sink(target, source, dtype, force=force, attributes=attributes, in_order=in_order)
+            else opener(target, source, dtype, force=force, attributes=attributes, in_order=in_order)
         )
         try:
             size = prod(source.shape) * source.dtype.itemsize
@@ -140,22 +185,35 @@ def _scaled(watch: Advance, size: int, total: int) -> Advance:
     return lambda count: watch(count * size // total)
 
 
-def _norm(source: Source, word: str, settings: Settings) -> tuple[int, Norm]:
+class _Request(NamedTuple):
+    word: str  # of the layout
+    groups: int
+    norm: Norm
+    dtype: np.dtype[Any]
+
+
+def _request(source: Source, settings: Settings) -> _Request:
+    """What is asked for, of this very tensor. Raises GnError where it cannot be."""
+    word = Layout.parse(settings.layout or "channels_first").on(source.shape).word
     channels = source.shape[word.index("C")]
     groups = group_count(channels, settings.groups, settings.channels_per_group)
     view = geometry(
         source.shape, word, groups, interleaved=is_interleaved(settings.grouping), fortran=source.fortran
     )
-    twofold = Norm.needs_twofold(source.dtype, output_dtype(source.dtype, settings.dtype))
-    gamma, beta = _parameter(settings.gamma, "gamma", channels), _parameter(settings.beta, "beta", channels)
-    return groups, Norm(view, settings.eps, settings.divide_by, settings.nan, gamma, beta, twofold)
+    dtype = output_dtype(source.dtype, settings.dtype)
+    twofold = Norm.needs_twofold(source.dtype, dtype)
+    external = settings.allow_external
+    gamma = _parameter(settings.gamma, "gamma", channels, external)
+    beta = _parameter(settings.beta, "beta", channels, external)
+    norm = Norm(view, settings.eps, settings.divide_by, settings.nan, gamma, beta, twofold)
+    return _Request(word, groups, norm, dtype)
 
 
-def _parameter(given: float | str | None, name: str, channels: int) -> Floats | None:
+def _parameter(given: float | str | None, name: str, channels: int, external: bool) -> Floats | None:
     """(C,) float64 from a number or an address. Raises GnError, at the address of a file."""
     if not isinstance(given, str):
         return per_channel(given, channels)
-    source = open_source(given)
+    source = open_source(given, external=external)
     try:
         size = prod(source.shape)
         squeezed = [length for length in source.shape if length != 1]

@@ -19,14 +19,14 @@ from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count,
 from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
 from gncli.progress import Progress
-from gncli.tensors import Source, open_source
+from gncli.tensors import Source, left_for_blocks, open_source
 from gncli.tensors.address import check_identity, identity
 from gncli.tensors.stream import StreamSource
 
 
-def stats_file(address: str, **chosen: Any) -> Iterator[dict[str, object]]:
+def stats_file(address: str, *, allow_external: bool = False, **chosen: Any) -> Iterator[dict[str, object]]:
     """The records of `tensor_stats` of what stands at `address`. Raises GnError."""
-    source = open_source(address)
+    source = open_source(address, external=allow_external)
     try:
         yield from tensor_stats(source, address, **chosen)
     except GnError as error:
@@ -65,7 +65,9 @@ def tensor_stats(
     if isinstance(source, StreamSource) and dask is not None:
         raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
     crew = Crew.of(jobs, memory, dask)
-    cut = plan(view, source.dtype.itemsize, 0, crew.memory, crew.jobs, crew.together)
+    cut = plan(
+        view, source.dtype.itemsize, 0, *left_for_blocks(source, crew.memory, crew.jobs), crew.together
+    )
     with ExitStack() as stack:
         if isinstance(source, StreamSource) and not cut.in_order:
             source = stack.enter_context(closing(source.spooled()))

@@ -115,13 +115,13 @@ class Reader:
 
 
 class Done(NamedTuple):
-    """What a task of `Normalizer` hands back; `values` only where the caller is to write them."""
+    """What a task of `Normalizer` hands back; `values`, packed, only where the caller is to write them."""
 
     before: Moments | None
     after: Moments | None
     undefined: int
     runs: list[Run]
-    values: NDArray[Any] | None
+    values: Any
 
 
 class Normalizer(Reader):
@@ -183,7 +183,7 @@ class Normalizer(Reader):
         if self.sink.positioned:
             self.sink.write(runs, flat)
         else:
-            values = flat.copy()  # the buffer is used again before the caller gets to it
+            values = self.sink.pack(runs, flat)
         return Done(_few(before), _few(after), undefined, runs, values)
 
     def _room(self, data: NDArray[Any]) -> NDArray[Any]:

@@ -8,6 +8,7 @@ process has in memory when it starts another is counted in the other's ru_maxrss
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import re
@@ -26,7 +27,23 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from bench_rows import GB, MAKE, MB, OUT, Result, Row, Tensor, Work, inputs, judged, room, rows
+from bench_rows import (
+    GB,
+    HDF5_STORES,
+    MAKE,
+    MAKE_HDF5,
+    MB,
+    OUT,
+    OUT_HDF5,
+    Result,
+    Row,
+    Tensor,
+    Work,
+    inputs,
+    judged,
+    room,
+    rows,
+)
 
 CHECKOUT = Path(__file__).parents[1]
 SAMPLING = 0.02  # seconds between two looks at the memory of a process and its children
@@ -57,8 +74,12 @@ class Bench:
 
     def make(self, tensor: Tensor) -> None:
         path = self.folder / tensor.name
-        if not path.exists():
-            self.run(("python", "-c", MAKE, str(path), tensor.dtype, tensor.order, *map(str, tensor.shape)))
+        shape = map(str, tensor.shape)
+        if not path.exists() and tensor.store:
+            sample, how = str(CHECKOUT / "sample_data/activations.npy"), json.dumps(HDF5_STORES[tensor.store])
+            self.run(("python", "-c", MAKE_HDF5, str(path), sample, how, *shape))
+        elif not path.exists():
+            self.run(("python", "-c", MAKE, str(path), tensor.dtype, tensor.order, *shape))
 
     def run(self, work: Work, *, sampled: bool = False) -> Used:
         """The time and the memory of a process, from before its start to after its end.
@@ -66,9 +87,9 @@ class Bench:
         Memory is the larger of what the kernel says at the end, for the largest process alone, and of the
         shares of all of them together, where `sampled`: that takes time, so do not take the time then.
         """
-        output = self.folder / "output.npy"
+        outputs = {OUT: self.folder / "output.npy", OUT_HDF5: self.folder / "output.h5"}
         words = [str(self.folder / word.name) if isinstance(word, Tensor) else word for word in work]
-        words = [str(output) if word == OUT else word for word in words]
+        words = [str(outputs.get(word, word)) for word in words]
         argv = [*self.programs.get(words[0], words[:1]), *words[1:]]
         peak = 0
         start = time.perf_counter()
@@ -87,7 +108,8 @@ class Bench:
             raise
         child.returncode = os.waitstatus_to_exitcode(ended[1])
         said, complaint = child.communicate()
-        output.unlink(missing_ok=True)
+        for output in outputs.values():
+            output.unlink(missing_ok=True)
         if child.returncode:
             last = (complaint.strip().splitlines() or [""])[-1]
             raise WorkError(f"failed: {words[0]} exited with {child.returncode}: {last}")

@@ -13,6 +13,12 @@ SPACE = 112 * 112
 SAMPLE = 64 * SPACE  # elements: one sample of (…,64,112,112)
 ITEMSIZE = {"uint8": 1, "float16": 2, "float32": 4, "float64": 8}
 OUT = "{output}"  # among the words of a piece of work: a file that is not there yet
+OUT_HDF5 = "{output.h5}"
+HDF5_STORES = {  # of one sample a chunk
+    "contiguous": {},
+    "chunks": {"chunks": True},
+    "gzip": {"chunks": True, "compression": "gzip", "compression_opts": 4, "shuffle": True},
+}
 
 
 @dataclass(frozen=True)
@@ -22,10 +28,12 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str = "float32"
     order: Literal["C", "F"] = "C"
+    store: str = ""  # one of HDF5_STORES, for a file of real activations; else .npy, of random numbers
 
     @property
     def name(self) -> str:
-        return f"{self.dtype}-{self.order}-{'x'.join(map(str, self.shape))}.npy"
+        kind = f"{self.store}.h5" if self.store else "npy"
+        return f"{self.dtype}-{self.order}-{'x'.join(map(str, self.shape))}.{kind}"
 
     @property
     def elements(self) -> int:
@@ -56,6 +64,47 @@ with open(path, "wb") as file:
     np.lib.format.write_array_header_1_0(file, header)
     while left:
         left -= file.write(block[:left].data) // block.itemsize
+"""
+
+# The sample's activations, four maps of 16 channels as one of 64, again and again.
+MAKE_HDF5 = """
+import json, sys, h5py, numpy as np
+path, sample, how, *shape = sys.argv[1:]
+how, shape = json.loads(how), tuple(map(int, shape))
+tile = np.load(sample).reshape(1, *shape[1:])
+if how.pop("chunks", False):
+    how["chunks"] = tile.shape
+with h5py.File(path, "w") as file:
+    x = file.create_dataset("x", shape, tile.dtype, **how)
+    for i in range(len(x)):
+        x[i] = tile[0]
+"""
+
+# What people write, sample by sample, in float32, with the filters of the input.
+H5PY_NORMALIZE = """
+import sys, h5py, numpy as np
+with h5py.File(sys.argv[1]) as a, h5py.File(sys.argv[2], "w") as b:
+    x = a["x"]
+    y = b.create_dataset("x", x.shape, x.dtype, chunks=x.chunks, compression=x.compression,
+                         compression_opts=x.compression_opts, shuffle=x.shuffle)
+    for i in range(len(x)):
+        rows = x[i].reshape(32, -1)
+        mean, var = rows.mean(1, keepdims=True), rows.var(1, keepdims=True)
+        y[i] = ((rows - mean) / np.sqrt(var + 1e-5)).reshape(x.shape[1:])
+"""
+
+H5PY_READ = """
+import sys, h5py
+with h5py.File(sys.argv[1]) as file:
+    for i in range(len(file["x"])):
+        file["x"][i]
+"""
+
+WITHOUT_ISAL = """
+import sys
+sys.modules["isal"] = None
+from gncli.cli import main
+main()
 """
 
 # A command line: `gn` and `python` are those under test, and a tensor stands for the path of its file.
@@ -149,7 +198,7 @@ def room(table: Sequence[Row]) -> int:
         kept = sum(tensor.nbytes for tensor in inputs(table[: place + 1]) & inputs(table[place:]))
         for work in row.runs:
             large = max(tensors(work), key=lambda tensor: tensor.output, default=Tensor((0,)))
-            extra = large.output * (OUT in work) + 3 * large.nbytes * (work[0] == "python")
+            extra = large.output * bool({OUT, OUT_HDF5} & {*work}) + 3 * large.nbytes * (work[0] == "python")
             most = max(most, kept + extra)
     return most
 
@@ -234,6 +283,34 @@ for _ in range(2):
 print(seconds)
 """
     return ("python", "-c", script)
+
+
+def hdf5_rows(samples: int, label: str, npy: Work) -> list[Row]:
+    """HDF5 files of as much as `npy` normalizes, against that, and against h5py."""
+    contiguous, chunks, gzip = (
+        Tensor((samples, 64, 112, 112), store=store) for store in ("contiguous", "chunks", "gzip")
+    )
+    out = ("-o", OUT_HDF5)
+    by_zlib = ("python", "-c", WITHOUT_ISAL)
+    by_h5py = ("python", "-c", H5PY_NORMALIZE, gzip, OUT_HDF5)
+    read = ("python", "-c", H5PY_READ, gzip)
+    works = [("gn", "normalize", tensor, *out) for tensor in (contiguous, chunks, gzip)]
+    every = (*works, (*by_zlib, *works[2][1:]), ("gn", "stats", gzip))
+    return [
+        Row("hdf5-contiguous", f"normalize {label} of contiguous HDF5", "the same as .npy",
+            (works[0], npy), 1.3, 1.0),
+        Row("hdf5-chunks", f"{label} of HDF5 in chunks of a sample", "the same as .npy",
+            (works[1], npy), 2, 1.3),
+        Row("hdf5-gzip", "gzip-4 and shuffle, with `[fast]`", "a script of h5py and numpy, by sample",
+            (works[2], by_h5py), 5, 8, "speed", needs="isal"),
+        Row("hdf5-gzip-zlib", "gzip-4 and shuffle, zlib", "the same script",
+            ((*by_zlib, *works[2][1:]), by_h5py), 1.8, 2, "speed"),
+        Row("hdf5-stats", "`gn stats` of gzip, with `[fast]`", "h5py's reading of it",
+            (("gn", "stats", gzip), read), 1.7, 3, "speed", needs="isal"),
+        Row("hdf5-stats-zlib", "`gn stats` of gzip, zlib", "h5py's reading of it",
+            ((*by_zlib, "stats", gzip), read), 1.7, 2, "speed"),
+        Row("hdf5-memory", "peak memory of HDF5 files", "", every, 200, 150, "memory"),
+    ]  # fmt: skip
 
 
 def rows(size: int) -> list[Row]:
@@ -330,4 +407,5 @@ def rows(size: int) -> list[Row]:
             (on_dask[1], local), 1.5, 1.2, printed=True, needs="distributed"),
         Row("dask-tasks", "a Dask task that does nothing, of 10 000", "of 1 000",
             (tasks[10**4], tasks[10**3]), 1.5, 1.1, printed=True, needs="distributed"),
+        *hdf5_rows(samples, label(1), normalize(one)),
     ]  # fmt: skip

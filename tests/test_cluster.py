@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from arrays import normal
@@ -143,6 +144,33 @@ def test_the_bytes_of_a_local_run(
     assert (tmp_path / "dask.npy").read_bytes() == (tmp_path / "local.npy").read_bytes()
     assert len({json.dumps([run.record[key] for key in ("before", "after", "dtype")]) for run in runs}) == 1
     assert runs[0].warnings == runs[1].warnings
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {},  # in place
+        {"chunks": (1, 8, 64, 64)},  # in place, too
+        {"chunks": (1, 8, 64, 64), "compression": 4, "shuffle": True},  # chunks packed by the workers
+        {"chunks": (4, 3, 50, 40), "compression": 4},  # that lie across the blocks
+        {"chunks": (1, 8, 64, 64), "scaleoffset": 0, "dtype": "i4"},  # by HDF5 itself
+    ],
+)
+def test_hdf5(tmp_path: Path, pair: str, stored: dict[str, Any]) -> None:
+    x = (normal(6, 8, 64, 64) * 50).astype(stored.pop("dtype", "f4"))
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("deep/x", data=x, **stored)
+        file["y"] = np.arange(5)
+    for name, dask in (("local", None), ("dask", pair)):
+        settings = Settings(groups=4, dtype="float32", dask=dask)
+        normalize_file(f"{tmp_path}/x.h5::/deep/x", f"{tmp_path}/{name}.h5", settings)
+    with h5py.File(tmp_path / "local.h5") as local, h5py.File(tmp_path / "dask.h5") as dask:
+        assert dask["deep/x"].chunks == local["deep/x"].chunks
+        assert dask["deep/x"].compression == local["deep/x"].compression
+        np.testing.assert_array_equal(dask["deep/x"][:].view("u4"), local["deep/x"][:].view("u4"))
+        np.testing.assert_array_equal(dask["y"], np.arange(5))
+    rows = [list(stats_file(f"{tmp_path}/x.h5::/deep/x", dask=where)) for where in (None, pair)]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize("by", [(), ("sample", "group"), ("channel",)])

@@ -10,6 +10,7 @@ from gncli.report import reporting
 
 @click.command()
 @options.inputs_opts
+@options.allow_external_opt
 @options.words_opts
 @click.pass_context
 def info(
@@ -18,6 +19,7 @@ def info(
     inputs: tuple[str, ...],
     from_file: str | None,
     null: bool,
+    allow_external: bool,
     format: str,
     quiet: bool,
 ) -> None:
@@ -34,6 +36,6 @@ def info(
             with attempt(given):
                 again = True
                 while again:
-                    for record in info_file(given):
+                    for record in info_file(given, allow_external=allow_external):
                         show(record)
                     again = more(given)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @options.nan_opt
 @options.output_opts
 @options.compute_opts
+@options.allow_external_opt
 @options.report_opts
 @click.pass_context
 def normalize(
@@ -50,8 +51,9 @@ def normalize(
     """Normalize each INPUT by groups of its channels.
 
     Writes x.gn.npy beside x.npy (or to --output) and prints the statistics before and after. An HDF5
-    file without ::/path is searched for the one dataset that has the layout's rank. An INPUT of - is
-    .npy from a pipe, one after another, and goes to standard output as such.
+    file without ::/path is searched for the one dataset that has the layout's rank; several datasets of
+    one file, as FILE::/conv*, go into one output. An INPUT of - is .npy from a pipe, one after another,
+    and goes to standard output as such.
     """
     from gncli.batch import Batch
     from gncli.normalize import Settings
@@ -60,14 +62,15 @@ def normalize(
     inputs = options.all_inputs(ctx, inputs, from_file, null)
     settings = Settings(**chosen | options.chosen_groups(ctx))
     batch = Batch(settings, force, skip_existing, dry_run, ctx.obj)
-    fits = _rank_rule(settings.layout if options.was_said(ctx, "layout") else None)
+    word = settings.layout if options.was_said(ctx, "layout") else None
+    how: dict[str, Any] = {"of_several": _leave_out(word), "external": settings.allow_external}
     began = time.monotonic()
     tally = Tally()
     addresses: list[str] = []
     with attempts() as attempt:
         for given in inputs:
             with attempt(given):
-                addresses += choose(given, fits)
+                addresses += choose(given, _rank_rule(word), **how)
         targets = plan_targets(addresses, output)
         _check_parameters(settings.gamma, settings.beta, targets)
         if addresses and _is_folder(output) and not dry_run:
@@ -92,16 +95,43 @@ def _rank_rule(word: str | None) -> Callable[[tuple[int, ...]], bool]:
     return Layout.parse(word).fits if word else lambda shape: len(shape) >= 3
 
 
+def _leave_out(word: str | None) -> Callable[[str, tuple[int, ...]], bool]:
+    """Which of the datasets that a glob stands for are meant; of others it is said that they are not."""
+    layout = Layout.parse(word or "channels_first")
+
+    def fits(address: str, shape: tuple[int, ...]) -> bool:
+        if not layout.fits(shape):
+            say("warning", f"{address}: left out: shape {shape} does not fit layout {layout.word}")
+        return layout.fits(shape)
+
+    return fits
+
+
+def _one_file(addresses: Sequence[str], target: str) -> bool:
+    """Whether these are different datasets of one HDF5 file, which `target` can hold together."""
+    from gncli.tensors.address import SUFFIXES, split, suffix
+
+    files, names = zip(*map(split, addresses), strict=True)
+    path, name = split(target)
+    alike = len(set(map(os.path.realpath, files))) == 1 and len(set(names)) == len(names)
+    return alike and None not in names and name is None and SUFFIXES.get(suffix(path)) != "npy"
+
+
 def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str, str]]:
-    """Each address with the target of its own. Raises UsageError where two would write one file."""
+    """Each address with the target of its own. Raises UsageError where two would write one file.
+
+    Datasets of one HDF5 file may.
+    """
     from gncli.tensors import default_output
     from gncli.tensors.address import split
 
     into_folder = _is_folder(output)
-    if output not in (None, "-") and not into_folder and len(addresses) > 1:
+    if output in (None, "-") or into_folder:
+        pass  # each has a place of its own, or the next one on the pipe
+    elif len(addresses) > 1 and not _one_file(addresses, output):
         raise UsageError(f"--output {output} is one file for {len(addresses)} inputs; give a folder, DIR/")
     readers = {os.path.realpath(split(address)[0]): address for address in addresses}
-    writers: dict[str, str] = {}
+    writers: dict[str, list[str]] = {}
     targets = []
     for address in addresses:
         path = split(address)[0]
@@ -117,15 +147,16 @@ def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str
         if target == "-":
             continue  # which takes one tensor after another
         file = os.path.realpath(split(target)[0])
-        if file in writers:
+        others = writers.setdefault(file, [])
+        if others and not _one_file([*others, address], target):
             raise UsageError(
-                f"{writers[file]} and {address} would both write {target}; give each its own --output"
+                f"{others[0]} and {address} would both write {target}; give each its own --output"
             )
         if file in readers and file != os.path.realpath(path):
             raise UsageError(
                 f"{address} would write {target}, which is an input too; give it its own --output"
             )
-        writers[file] = address
+        others.append(address)
     return targets
 
 

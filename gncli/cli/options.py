@@ -225,6 +225,9 @@ dask_opt = click.option(
     "--dask", metavar="ADDRESS", callback=dask_address,
     help="Compute on a Dask cluster: tcp://host:port, a scheduler file, or local.",
 )  # fmt: skip
+allow_external_opt = click.option(
+    "--allow-external", is_flag=True, help="Read other files that an HDF5 file names, too."
+)
 format_opt = click.option(
     "--format", type=click.Choice(["table", "json", "tsv"]), default="table", show_default=True,
     help="Of the report; json is an object a line.",

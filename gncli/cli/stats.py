@@ -15,6 +15,7 @@ from gncli.report import reporting
 @options.by_opt
 @options.grouping_opts
 @options.compute_opts
+@options.allow_external_opt
 @options.report_opts
 @click.pass_context
 def stats(
@@ -40,7 +41,7 @@ def stats(
     with attempts() as attempt, reporting(format, quiet=quiet) as show:
         for given in inputs:
             with attempt(given):
-                for address in expand(given):
+                for address in expand(given, external=chosen["allow_external"]):
                     with attempt(address):
                         again = True
                         while again:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import prod
 from typing import Any, Protocol
 
@@ -63,7 +63,13 @@ class Sink(Protocol):
         """Where to put the runs' values: the front of `buffer`, or the very place."""
         ...
 
-    def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None: ...
+    def pack(self, runs: Sequence[Run], values: NDArray[Any]) -> Any:
+        """What the one that writes is to be given of the values, whose buffer will be used again."""
+        ...
+
+    def write(self, runs: Sequence[Run], values: Any) -> None:
+        """Write the values, or what `pack` made of them."""
+        ...
 
     def commit(self) -> None: ...
 
@@ -72,10 +78,12 @@ class Sink(Protocol):
         ...
 
 
-def open_source(address: str) -> Source:
+def open_source(address: str, *, external: bool = False, force: bool = False) -> Source:
     """The one tensor at `address`, or the next one of a pipe.
 
-    Raises AddressError where there is none or more, FormatError.
+    An HDF5 file may name other files, which are read if `external`; and may declare far more than it
+    stores, which is read as fill values if `force`. Raises AddressError where there is none or more,
+    FormatError.
     """
     path, name, kind = _locate(address)
     if kind == "npy":
@@ -85,14 +93,15 @@ def open_source(address: str) -> Source:
         from gncli.tensors.stream import StreamSource
 
         return StreamSource(stream)
-    from gncli.tensors.hdf5 import Hdf5Source, find
+    from gncli.tensors.hdf5 import Hdf5Source
+    from gncli.tensors.hdf5_find import find
 
     with _spooled(path) as file:
-        found = find(file, name)
+        found = find(file, name, external=external)
         if len(found) > 1:
             message = f"{len(found)} datasets; name one: {candidates(file, found)}"
             raise AddressError(message, address=address)
-        source = Hdf5Source(file, found[0][0])
+        source = Hdf5Source(file, found[0][0], external=external, force=force)
         source.address = f"{path}::{found[0][0]}"
         return source
 
@@ -103,40 +112,62 @@ def more(address: str) -> bool:
     return stream is not None and stream.more()
 
 
-def expand(address: str) -> list[str]:
+def left_for_blocks(source: Source, memory: int, jobs: int, itemsize: int = 0) -> tuple[int, int]:
+    """What `source`, and a sink of its kind of elements of `itemsize` bytes, leave of `memory` and `jobs`."""
+    if not hasattr(source, "hold"):  # HDF5 keeps chunks in hand
+        return memory, jobs
+    left: tuple[int, int] = source.hold(memory, jobs, itemsize)
+    return left
+
+
+def expand(address: str, *, external: bool = False) -> list[str]:
     """The addresses of all numeric tensors that `address` names. Raises AddressError for none."""
     path, name, kind = _locate(address)
     if kind == "npy":
         return [address]
-    from gncli.tensors.hdf5 import find
+    from gncli.tensors.hdf5_find import find
 
     with _spooled(path) as file:
-        return [f"{path}::{dataset}" for dataset, _ in find(file, name)]
+        return [f"{path}::{dataset}" for dataset, _ in find(file, name, external=external)]
 
 
-def choose(address: str, fits: Callable[[tuple[int, ...]], bool]) -> list[str]:
+def choose(
+    address: str,
+    fits: Callable[[tuple[int, ...]], bool],
+    *,
+    of_several: Callable[[str, tuple[int, ...]], bool] = lambda address, shape: True,
+    external: bool = False,
+) -> list[str]:
     """As `expand`; but of an HDF5 file without `::`, the one numeric dataset whose shape `fits`.
 
-    Raises AddressError, with the candidates and their shapes, where none does or several do.
+    Of those that a glob stands for, the ones that `of_several` takes, told address and shape. Raises
+    AddressError, with the candidates and their shapes, where none is left or several fit.
     """
     path, name, kind = _locate(address)
-    if kind == "npy" or name is not None:
-        return expand(address)
-    from gncli.tensors.hdf5 import find
+    if kind == "npy":
+        return [address]
+    from gncli.tensors.hdf5_find import find, is_glob
 
     with _spooled(path) as file:
-        found = find(file, None)
-        fitting = [(dataset, shape) for dataset, shape in found if fits(shape)]
-        if len(fitting) == 1:
-            return [f"{path}::{fitting[0][0]}"]
-        if fitting:
+        found = fitting = find(file, name, external=external)
+        if name is None:
+            fitting = [(dataset, shape) for dataset, shape in found if shape is not None and fits(shape)]
+        elif is_glob(file, name):
+            fitting = [
+                (dataset, shape)
+                for dataset, shape in found
+                if shape is None or of_several(f"{path}::{dataset}", shape)
+            ]
+        if name is None and len(fitting) > 1:
             message = f"{len(fitting)} datasets fit; name one: {candidates(file, fitting)}"
-        else:
+            raise AddressError(message, address=address)
+        if not fitting:
             message = f"no dataset has a shape that fits; it holds {candidates(file, found)}"
-        raise AddressError(message, address=address)
+            raise AddressError(message, address=address)
+        return [f"{path}::{dataset}" for dataset, _ in fitting]
 
 
-def inspect(address: str) -> Iterator[TensorHeader]:
+def inspect(address: str, *, external: bool = False) -> Iterator[TensorHeader]:
     """What the headers say of every numeric tensor that `address` names. Raises as `expand`."""
     path, name, kind = _locate(address)
     if kind == "npy":
@@ -148,7 +179,7 @@ def inspect(address: str) -> Iterator[TensorHeader]:
     from gncli.tensors.hdf5_info import inspect_datasets
 
     with _spooled(path) as file:
-        yield from inspect_datasets(file, name)
+        yield from inspect_datasets(file, name, external=external)
 
 
 def default_output(address: str) -> str:
@@ -181,12 +212,24 @@ def open_sink(
     path, name = split(target)
     kind = SUFFIXES.get(suffix(path)) or _kind_of_input(source)
     if kind == "hdf5":
-        from gncli.tensors.hdf5_sink import Hdf5Sink
+        from gncli.tensors.hdf5_sink import sink_alone
 
-        return Hdf5Sink(path, name, source, dtype, force=force, attributes=attributes)
+        return sink_alone(path, name, source, dtype, force=force, attributes=attributes)
     if name is not None:
         raise UsageError(f"an .npy holds one tensor; drop '::{name}'", address=target)
     return NpySink(target, source.shape, dtype, source.fortran, force=force)
+
+
+def open_output(
+    target: str, sources: Sequence[tuple[Source, np.dtype[Any]]], *, force: bool
+) -> AbstractContextManager[Callable[..., Sink]]:
+    """Gives an `open_sink` for `sources`, datasets of one HDF5 file with the dtypes that they will have.
+
+    All go into one new file at `target`, which stands under its name if the block ends well.
+    """
+    from gncli.tensors.hdf5_sink import joint_output
+
+    return joint_output(target, sources, force=force)
 
 
 def _locate(address: str) -> tuple[str, str | None, str]:

@@ -130,9 +130,9 @@ def reason(error: OSError) -> str:
     return words[:1].lower() + words[1:]
 
 
-def candidates(path: str, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> str:
+def candidates(path: str, tensors: Iterable[tuple[str, tuple[int, ...] | None]]) -> str:
     """Datasets of the file at `path` with their shapes, ready to paste: `'f.h5::/conv1' (4, 16)`."""
-    shown = [f"{pasted(f'{path}::{name}')} {shape}" for name, shape in tensors]
+    shown = [f"{pasted(f'{path}::{name}')} {'(?)' if shape is None else shape}" for name, shape in tensors]
     more = f" and {len(shown) - LISTED} more" if len(shown) > LISTED else ""
     return ", ".join(shown[:LISTED]) + more
 

@@ -8,7 +8,11 @@ import h5py
 import numpy as np
 
 from gncli.errors import OutputError
-from gncli.tensors.hdf5 import lookup, walk
+from gncli.tensors.hdf5_find import walk
+from gncli.tensors.hdf5_references import mend_references
+
+# Of netCDF, which opens no variable where these have another type than its values.
+SAME_TYPE = ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
 
 
 def space_of(shape: tuple[int, ...]) -> Any:
@@ -67,11 +71,18 @@ def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str) -> None:
     # At the low level, where its type stays as it is: fixed strings, enumerations, references.
     name = key.encode("utf-8", "surrogateescape")
     attribute = h5py.h5a.open(old.id, name)
-    copy = h5py.h5a.create(new.id, name, attribute.get_type(), attribute.get_space())
+    kind = attribute.get_type()
+    if key in SAME_TYPE and attribute.dtype == old.dtype:
+        kind = new.id.get_type()
+    copy = h5py.h5a.create(new.id, name, kind, attribute.get_space())
     if attribute.get_space().get_simple_extent_type() != h5py.h5s.NULL:
-        value = np.empty(attribute.shape, attribute.dtype)
-        attribute.read(value)
-        copy.write(value)
+        if attribute.dtype.hasobject or kind != attribute.get_type():
+            value, of = np.empty(attribute.shape, attribute.dtype), None
+        else:  # as bytes: numpy knows no string that need not end in NUL, but has room for it
+            of = attribute.get_type()
+            value = np.empty(attribute.shape, f"V{of.get_size()}")
+        attribute.read(value, of)
+        copy.write(value, of)
 
 
 def replace(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset) -> None:
@@ -80,26 +91,47 @@ def replace(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset) -> None:
         for scale in dim.values():
             dim.detach_scale(scale)
     for path in [path for path, dataset in walk(file, hard=True) if dataset == old]:
-        del file[path]
-        file[path] = new
+        _relink(file, path, new)
+    mend_references(file, old, new)
+
+
+def _relink(file: h5py.File, path: str, new: h5py.Dataset) -> None:
+    """Make the link at `path` lead to `new`, at its place in the group's order of creation."""
+    parent, _, last = path.encode("utf-8", "surrogateescape").rpartition(b"/")
+    group = h5py.h5o.open(file.id, parent or b"/")
+    after: list[bytes] = []
+    if group.get_create_plist().get_link_creation_order() & h5py.h5p.CRT_ORDER_TRACKED:
+        group.links.iterate(after.append, idx_type=h5py.h5.INDEX_CRT_ORDER)
+        after = after[after.index(last) + 1 :]
+    group.unlink(last)
+    h5py.h5o.link(new.id, group, last)
+    for name in after:  # one by one to the end
+        group.links.move(name, group, b".gn-moving")
+        group.links.move(b".gn-moving", group, name)
 
 
 def make_way(file: h5py.File, name: str, force: bool, address: str) -> None:
     """Unlink what stands at `name`, if that is allowed. Raises OutputError."""
-    parts = name.split("/")
-    for depth in range(2, len(parts)):
-        parent = "/".join(parts[:depth])
-        link = file.get(parent, getlink=True)
-        if link is None:  # made on the way
+    *parents, last = [b"/", *(part.encode("utf-8", "surrogateescape") for part in name.split("/") if part)]
+    at = h5py.h5o.open(file.id, b"/")
+    for depth, part in enumerate(parents[1:], 2):
+        path = "/".join(name.split("/")[:depth])
+        if not at.links.exists(part):  # made on the way
             return
-        if not isinstance(link, h5py.HardLink):  # it may lead into another file
-            raise OutputError(f"{parent} is a link; give the path that it leads to", address=address)
-        if not isinstance(lookup(file, parent), h5py.Group):
-            raise OutputError(f"{parent} is a dataset, not a group; give another path", address=address)
-    link = None if name == "/" else file.get(name, getlink=True)
-    if name == "/" or (isinstance(link, h5py.HardLink) and isinstance(lookup(file, name), h5py.Group)):
+        if at.links.get_info(part).type != h5py.h5l.TYPE_HARD:  # it may lead into another file
+            raise OutputError(f"{path} is a link; give the path that it leads to", address=address)
+        at = h5py.h5o.open(at, part)
+        if not isinstance(at, h5py.h5g.GroupID):
+            raise OutputError(f"{path} is a dataset, not a group; give another path", address=address)
+    if not parents or (at.links.exists(last) and _is_group(at, last)):
         raise OutputError("is a group; give a dataset's path", address=address)
-    if link is not None and not force:
-        raise OutputError("is in the input file already; use --force to overwrite it", address=address)
-    if link is not None:
-        del file[name]
+    if at.links.exists(last):
+        if not force:
+            raise OutputError("is in the input file already; use --force to overwrite it", address=address)
+        at.unlink(last)
+
+
+def _is_group(at: Any, part: bytes) -> bool:
+    if at.links.get_info(part).type != h5py.h5l.TYPE_HARD:
+        return False
+    return isinstance(h5py.h5o.open(at, part), h5py.h5g.GroupID)

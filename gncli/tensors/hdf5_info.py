@@ -9,8 +9,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gncli.errors import FormatError
-from gncli.tensors.hdf5 import find, open_file, translated, walk
+from gncli.errors import FormatError, GnError
+from gncli.tensors.hdf5_errors import translated
+from gncli.tensors.hdf5_find import find, numeric_dtype, walk
+from gncli.tensors.hdf5_safety import lookup, open_file, require_own
 from gncli.tensors.header import TensorHeader
 
 STORAGE = {
@@ -23,21 +25,35 @@ STORAGE = {
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
 
 
-def inspect_datasets(path: str, pattern: str | None) -> Iterator[TensorHeader]:
-    """Of the numeric datasets that `pattern` names, as `find` does. Raises AddressError, FormatError."""
-    found = find(path, pattern)
+def inspect_datasets(path: str, pattern: str | None, *, external: bool = False) -> Iterator[TensorHeader]:
+    """Of the numeric datasets that `pattern` names, as `find` does. Raises AddressError, FormatError.
+
+    One that is damaged, or may not be read, is told after the others.
+    """
+    found = find(path, pattern, external=external)
+    wrong: GnError | None = None
     with open_file(path) as file:
         with translated(FormatError, path):
             names: dict[h5py.Dataset, list[str]] = defaultdict(list)
-            for name, dataset in walk(file):
-                names[dataset].append(name)
+            for name, dataset in walk(file, external=external):
+                if dataset is not None:
+                    names[dataset].append(name)
         for name, _ in found:
             address = f"{path}::{name}"
-            with translated(FormatError, address):
-                dataset = file[name]
-                others = [other for other in names[dataset] if other != name]
-                links = [{"path": other, "kind": _kind(file, other)} for other in others]
-                yield _header(address, dataset, links)
+            try:
+                with translated(FormatError, address):
+                    dataset = lookup(file, name, external=external)
+                    numeric_dtype(dataset, address)
+                    require_own(dataset, address, external=external)
+                    others = [other for other in names[dataset] if other != name]
+                    links = [{"path": other, "kind": _kind(file, other)} for other in others]
+                    header = _header(address, dataset, links)
+            except GnError as error:
+                wrong = wrong or error
+            else:
+                yield header
+    if wrong is not None:
+        raise wrong
 
 
 def _header(address: str, dataset: h5py.Dataset, links: list[dict[str, str]]) -> TensorHeader:

@@ -1,14 +1,11 @@
-"""Tensors into HDF5 files: a copy of the input file with one dataset exchanged, or a new file."""
+"""Tensors into HDF5 files: a copy of the input file with datasets exchanged, or a new file."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from io import FileIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -17,9 +14,14 @@ from numpy.typing import NDArray
 
 from gncli.errors import AddressError, OutputError
 from gncli.layout import Run
-from gncli.tensors.hdf5 import Hdf5Source, hyperslabs, open_dataset, select, translated
+from gncli.tensors.hdf5 import Hdf5Source, open_dataset, select
+from gncli.tensors.hdf5_chunks import ChunkPacker, ChunkWriter, Coding, raw
 from gncli.tensors.hdf5_datasets import contiguous, create, like, make_way, replace, space_of, takes_values
-from gncli.tensors.staging import Staged
+from gncli.tensors.hdf5_grid import hyperslabs
+from gncli.tensors.hdf5_output import Hdf5Output
+from gncli.tensors.hdf5_places import Places, places, write_places
+from gncli.tensors.hdf5_safety import lookup
+from gncli.tensors.staging import Joined
 
 if TYPE_CHECKING:
     from gncli.tensors import Source
@@ -27,160 +29,224 @@ if TYPE_CHECKING:
 PREFIX = "gn_"  # of the attributes that tell what was done
 
 
-class _Numb:
-    """A file that never tells of a failed write, but remembers it.
-
-    Where HDF5 cannot write, be it at closing, it may crash.
-    """
-
-    def __init__(self, file: FileIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-        self.seek, self.tell, self.read = file.seek, file.tell, file.read
-        self.readinto, self.flush = file.readinto, file.flush
-
-    def write(self, data: memoryview) -> int:
-        view = memoryview(data).cast("B")
-        try:
-            done = 0
-            while done < len(view):
-                done += self._file.write(view[done:])
-        except OSError as error:
-            self.error = self.error or error
-        return len(view)
-
-    def truncate(self, size: int) -> int:
-        try:
-            return self._file.truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size
-
-
-class Hdf5Sink:
-    """The dataset `name` of a new file at `path`; without `name`, as `source` is called.
-
-    From an HDF5 source the file is a copy of its file, all else kept. Raises OutputError.
-    """
-
-    positioned = False  # HDF5 is one writer, and chunks are written best once and in order
+class Hdf5Part:
+    """An Hdf5Sink in another process: what writes in place, or packs for the one that writes."""
 
     def __init__(
         self,
-        path: str,
+        address: str,
+        staged: Joined | None,
+        stored: np.dtype[Any],
+        places: Places | None,
+        coding: Coding | None,
+    ) -> None:
+        self.address = address
+        self.positioned = places is not None
+        self._staged, self._stored, self._places = staged, stored, places
+        self._packer: ChunkPacker | None = ChunkPacker(coding) if coding else None
+
+    def reserve(self) -> None:
+        """Take the space of values that are written by position; that of chunks is not known before."""
+        if self._staged:
+            self._staged.reserve(os.fstat(self._staged.file.fileno()).st_size)
+
+    def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
+        """Where the runs' values are to be put for `write`."""
+        return buffer[: sum(count for _, count in runs)]
+
+    def pack(self, runs: Sequence[Run], values: NDArray[Any]) -> Any:
+        """What `write` takes, where the caller is to write."""
+        return self._packer.pack(runs, values) if self._packer else values.copy()
+
+    def write(self, runs: Sequence[Run], values: Any) -> None:
+        """Write the runs' elements, one after another, where they belong."""
+        if self._staged is None or self._places is None:
+            raise OutputError("is written elsewhere", address=self.address)
+        try:
+            write_places(
+                self._staged.file.fileno(), self._places, runs, np.ascontiguousarray(values, self._stored)
+            )
+        except OSError as error:
+            raise self._staged.failure(error) from None
+
+
+class Hdf5Sink(Hdf5Part):
+    """The dataset `name` of an output; without `name`, as `source` is called. Raises OutputError.
+
+    From an HDF5 source the file is a copy of its file, all else kept. `alone`: no other dataset of the
+    output will be written; committed and discarded as one.
+    """
+
+    def __init__(
+        self,
+        output: Hdf5Output,
         name: str | None,
         source: Source,
         dtype: np.dtype[Any],
         *,
         force: bool,
         attributes: Mapping[str, object],
+        alone: bool = True,
     ) -> None:
+        self._output, self._alone = output, alone
         self._dtype = dtype.newbyteorder("=")
         self._fortran = source.fortran
-        self._over = False
-        self._file: h5py.File | None = None
-        if isinstance(source, Hdf5Source) and source.home != source.path:
-            message = f"lies in another file, by an external link; normalize it in {source.home}"
-            raise AddressError(message, address=source.address)
-        self._staged = Staged(path, force=force)
-        self._thread = ThreadPoolExecutor(1, "gn-hdf5")
-        self._numb = _Numb(self._staged.file)
-        self.address = f"{path}::{name or _own_name(source)}"
-        try:
-            self._do(self._open, name or _own_name(source), source, force, attributes)
-        except BaseException:
-            self.discard()
-            raise
+        self._shape = source.shape
+        name = name or _own_name(source)
+        self.address = f"{output.path}::{name}"
+        self._do(self._open, name, source, force, attributes)
+        staged = output.staged if self._places else None
+        super().__init__(self.address, staged, self._stored, self._places, None)
+        self._packer = self._chunks
 
-    def reserve(self) -> None:
-        """Done before, where it can be."""
+    def __reduce__(self) -> tuple[type[Hdf5Part], tuple[Any, ...]]:
+        coding = self._chunks.coding if self._chunks else None
+        return Hdf5Part, (self.address, self._staged, self._stored, self._places, coding)
 
-    def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
-        """Where the runs' values are to be put for `write`."""
-        return buffer[: sum(count for _, count in runs)]
-
-    def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
-        """Write `values`, the runs' elements one after another."""
-        self._do(self._write, runs, np.ascontiguousarray(values, self._dtype))
+    def write(self, runs: Sequence[Run], values: Any) -> None:
+        """Write `values`, the runs' elements one after another, or what `pack` made of them."""
+        if self._places:
+            super().write(runs, values)
+        elif self._chunks:
+            self._do(self._chunks.write, values)
+        else:
+            self._do(self._write, runs, np.ascontiguousarray(values, self._dtype))
 
     def commit(self) -> None:
-        """Flush and close, then take the target's name."""
-        try:
-            self._do(self._close)
-            self._staged.commit()
-        finally:
-            self.discard()  # after a commit it only ends the thread
+        self._do(self._close)
+        if self._alone:
+            self._output.commit()
 
     def discard(self) -> None:
-        if self._over:
-            return
-        self._over = True
-        try:
-            with contextlib.suppress(OutputError):  # it is thrown away anyway
-                self._do(self._close)
-        finally:
-            self._thread.shutdown()
-            self._staged.discard()
+        if self._alone:
+            self._output.discard()
 
     def _do(self, work: Callable[..., None], *arguments: object) -> None:
-        # Python handles signals in the main thread only. There, ^C would be raised inside _Numb,
-        # inside HDF5, which may crash then.
-        self._thread.submit(self._guarded, work, *arguments).result()
-
-    def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
-        try:
-            with translated(OutputError, self.address, "cannot be written"):
-                work(*arguments)
-        finally:
-            if self._numb.error is not None:
-                raise self._staged.failure(self._numb.error) from None
+        self._output.do(self.address, work, *arguments)
 
     def _open(self, name: str, source: Source, force: bool, attributes: Mapping[str, object]) -> None:
-        self._dataset = self._create(name, source, force)
-        offset = self._dataset.id.get_offset()
-        if offset is not None:  # None: chunked, of a size that is not known before it is compressed
-            self._staged.reserve(offset + self._dataset.size * self._dataset.dtype.itemsize)
-        _describe(self._dataset, attributes)
-
-    def _write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
-        shape = self._dataset.shape
-        done = 0
-        for run in runs:
-            for offset, extent in hyperslabs(run, shape[::-1] if self._fortran else shape):
-                block = values[done : done + math.prod(extent)]
-                done += block.size
-                if self._fortran:  # HDF5 knows only C order
-                    block = np.ascontiguousarray(block.reshape(extent).T)
-                    offset, extent = offset[::-1], extent[::-1]
-                in_memory, in_file = select(self._dataset, offset, extent)
-                self._dataset.id.write(in_memory, in_file, block.reshape(-1))
+        file = self._output.open()
+        dataset = self._create(file, name, source, force)
+        _describe(dataset, attributes)
+        file.flush()
+        self._stored = dataset.dtype
+        self._chunks: ChunkWriter | None = None
+        self._dataset: Any = None
+        self._places = None
+        if not self._fortran:  # HDF5 knows only C order
+            self._places = places(dataset, os.fstat(self._output.descriptor).st_size)
+        if self._places or not dataset.chunks or not isinstance(source, Hdf5Source):
+            self._dataset = dataset
+        elif source.raw and (found := raw(dataset, new=True)):
+            self._dataset = dataset
+            self._chunks = ChunkWriter(found.coding, dataset, self._write_box, source.sink_share)
+        else:
+            path, chunk_bytes = dataset.name, math.prod(dataset.chunks) * dataset.dtype.itemsize
+            del dataset  # an object that is open already would keep its first cache
+            self._dataset = open_dataset(file, path, source.sink_share, chunk_bytes)
+        if self._places:
+            self._close()
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._dataset = self._chunks = None
+        self._output.close()
 
-    def _create(self, name: str, source: Source, force: bool) -> h5py.Dataset:
+    def _write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
+        done = 0
+        for run in runs:
+            for offset, extent in hyperslabs(run, self._shape[::-1] if self._fortran else self._shape):
+                block = values[done : done + math.prod(extent)].reshape(extent)
+                done += block.size
+                if self._fortran:
+                    offset, block = offset[::-1], block.T
+                self._write_box(offset, block)
+
+    def _write_box(self, offset: tuple[int, ...], values: NDArray[Any]) -> None:
+        in_memory, in_file = select(self._dataset, offset, values.shape)
+        self._dataset.id.write(in_memory, in_file, np.ascontiguousarray(values).reshape(-1))
+
+    def _create(self, file: h5py.File, name: str, source: Source, force: bool) -> h5py.Dataset:
         if not isinstance(source, Hdf5Source):
-            self._file = h5py.File(self._numb, "w")
-            dataset = create(self._file, space_of(source.shape), self._dtype, contiguous())
-            self._file[name] = dataset
+            dataset = create(file, space_of(source.shape), self._dtype, contiguous())
+            file[name] = dataset
             return dataset
-        try:
-            shutil.copyfile(source.path, self._staged.path)
-        except OSError as error:
-            raise self._staged.failure(error, "a copy of the input file") from None
-        self._file = h5py.File(self._numb, "r+")
-        old = self._file[source.name]
+        old = lookup(file, source.name)
         if name != source.name:
-            make_way(self._file, name, force, self.address)
-            self._file[name] = dataset = like(old, self._dtype)
+            make_way(file, name, force, self.address)
+            file[name] = dataset = like(old, self._dtype)
         elif old.dtype.newbyteorder("=") == self._dtype and takes_values(old):
-            del old  # open once, or the cache for its chunks is not taken up
-            dataset = open_dataset(self._file, source.name)
+            dataset = old
+            if old.chunks and old.size and not places(old, os.fstat(self._output.descriptor).st_size):
+                _empty(old)
         else:
             dataset = like(old, self._dtype)
-            replace(self._file, old, dataset)
+            replace(file, old, dataset)
         return dataset
+
+
+def sink_alone(
+    path: str,
+    name: str | None,
+    source: Source,
+    dtype: np.dtype[Any],
+    *,
+    force: bool,
+    attributes: Mapping[str, object],
+) -> Hdf5Sink:
+    """The one sink of a new file at `path`."""
+    own = name in (None, _own_name(source))
+    output = Hdf5Output(path, _origin(source), _overwritten(source, dtype) if own else (), force=force)
+    try:
+        return Hdf5Sink(output, name, source, dtype, force=force, attributes=attributes)
+    except BaseException:
+        output.discard()
+        raise
+
+
+@contextmanager
+def joint_output(
+    path: str, sources: Sequence[tuple[Source, np.dtype[Any]]], *, force: bool
+) -> Iterator[Callable[..., Hdf5Sink]]:
+    """Gives an `open_sink` whose sinks are datasets of one new file, which stands if all goes well."""
+    (origin,) = {_origin(source) for source, _ in sources}
+    left_out = [place for source, dtype in sources for place in _overwritten(source, dtype)]
+    output = Hdf5Output(path, origin, left_out, force=force)
+
+    def open_sink(
+        target: str,
+        source: Source,
+        dtype: np.dtype[Any],
+        *,
+        force: bool,
+        attributes: Mapping[str, object],
+        in_order: bool,
+    ) -> Hdf5Sink:
+        return Hdf5Sink(output, None, source, dtype, force=force, attributes=attributes, alone=False)
+
+    try:
+        yield open_sink
+        output.commit()
+    finally:
+        output.discard()
+
+
+def _origin(source: Source) -> str | None:
+    """The file that the output is to be a copy of. Raises AddressError for one by an external link."""
+    if not isinstance(source, Hdf5Source):
+        return None
+    if source.home != source.path:
+        message = f"lies in another file, by an external link; normalize it in {source.home}"
+        raise AddressError(message, address=source.address)
+    return source.path
+
+
+def _overwritten(source: Source, dtype: np.dtype[Any]) -> list[tuple[int, int]]:
+    """The ranges of the file that hold the source's values, if new ones of `dtype` take their places."""
+    if not isinstance(source, Hdf5Source) or source.dtype.newbyteorder("=") != dtype:
+        return []
+    if source.places:
+        return source.places.ranges(math.prod(source.shape))
+    return source.raw.table.ranges() if source.raw else []
 
 
 def _own_name(source: Source) -> str:
@@ -188,6 +254,13 @@ def _own_name(source: Source) -> str:
         return source.name
     stem = os.path.splitext(os.path.basename(source.address))[0]
     return "/" + (stem.strip("-.") or "tensor")
+
+
+def _empty(dataset: h5py.Dataset) -> None:
+    """Free the space of all chunks: new ones are of other sizes, and would leave gaps one by one."""
+    shape = dataset.shape
+    dataset.id.set_extent((0, *shape[1:]))
+    dataset.id.set_extent(shape)
 
 
 def _describe(dataset: h5py.Dataset, attributes: Mapping[str, object]) -> None:

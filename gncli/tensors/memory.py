@@ -53,6 +53,10 @@ class ArraySink:
             return self._flat[start : start + count]
         return buffer[: sum(count for _, count in runs)]
 
+    def pack(self, runs: Sequence[Run], values: NDArray[Any]) -> NDArray[Any]:
+        """Never asked for: `write` is for any thread."""
+        return values
+
     def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
         if len(runs) == 1:
             return  # computed in place

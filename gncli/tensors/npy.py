@@ -143,6 +143,10 @@ class NpyPart:
         """Where the runs' values are to be put for `write`."""
         return buffer[: sum(count for _, count in runs)]
 
+    def pack(self, runs: Sequence[Run], values: NDArray[Any]) -> NDArray[Any]:
+        """Never asked for: `write` is for any thread."""
+        return values
+
     def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
         """Write `values`, the runs' elements one after another. From any thread, in any order."""
         values = np.ascontiguousarray(values, self._dtype)

@@ -19,6 +19,10 @@ class NullSink:
     def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         return buffer[: sum(count for _, count in runs)]
 
+    def pack(self, runs: Sequence[Run], values: NDArray[Any]) -> NDArray[Any]:
+        """Never asked for: `write` is for any thread."""
+        return values
+
     def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
         """Forgotten."""
 

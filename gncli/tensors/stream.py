@@ -123,6 +123,9 @@ class StreamSink:
         """Where the runs' values are to be put for `write`."""
         return buffer[: sum(count for _, count in runs)]
 
+    def pack(self, runs: Sequence[Run], values: NDArray[Any]) -> NDArray[Any]:
+        return values.copy()
+
     def write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
         self._begin()
         _put(self._file, np.ascontiguousarray(values, self._dtype).view(np.uint8).data)

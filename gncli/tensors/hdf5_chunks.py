@@ -1,0 +1,263 @@
+"""Filtered chunks, read and written raw: HDF5 says where they are, and what is done to them is done here.
+
+h5py holds one lock whatever it does, so that it inflates one chunk at a time; see hdf5_filters.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli.layout import Run
+from gncli.tensors.hdf5_filters import Pipeline, UndecodableError, scratch
+from gncli.tensors.hdf5_grid import Grid, Piece, Place
+from gncli.tensors.hdf5_places import is_plain, read_at, user_block
+
+_SMALLEST = 1 << 14  # bytes of a chunk: for less, the interpreter takes longer than HDF5
+_MOST_CHUNKS = 1 << 20
+
+
+class Table:
+    """Where each chunk is in the file, and what stands for those that were never written."""
+
+    def __init__(self, dataset: h5py.Dataset, grid: Grid) -> None:
+        self.offsets, self.sizes = np.zeros(grid.counts, np.int64), np.zeros(grid.counts, np.int64)
+        self.masks = np.zeros(grid.counts, np.uint32)
+        self.sound = True
+
+        def note(chunk: Any) -> None:
+            number = grid.number(chunk.chunk_offset)
+            if number is None or chunk.byte_offset + chunk.size > 1 << 60:
+                self.sound = False
+            else:
+                self.offsets[number], self.sizes[number] = chunk.byte_offset, chunk.size
+                self.masks[number] = chunk.filter_mask
+
+        dataset.id.chunk_iter(note)
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """(first byte, byte after the last) of each chunk."""
+        written = self.sizes > 0
+        offsets = self.offsets[written].tolist()
+        return [
+            (start, start + size) for start, size in zip(offsets, self.sizes[written].tolist(), strict=True)
+        ]
+
+    def has_plain_edges(self, grid: Grid, pipeline: Pipeline, nbytes: int) -> bool:
+        """Whether chunks at the edges may be stored unfiltered: a file can ask for it, h5py can't tell."""
+        if not (pipeline.filters and grid.has_partial):
+            return False
+        edges = np.zeros(grid.counts, bool)
+        for axis, (length, chunk) in enumerate(zip(grid.shape, grid.chunks, strict=True)):
+            if length % chunk:
+                edges[(slice(None),) * axis + (-1,)] = True
+        return bool(np.any(edges & ((self.sizes == nbytes) | (self.sizes == 0))))
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How the values of a dataset become chunks in the file, and back."""
+
+    grid: Grid
+    pipeline: Pipeline
+    dtype: np.dtype[Any]
+    fill: Any
+
+    @property
+    def nbytes(self) -> int:
+        return self.grid.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Raw(Coding):
+    """A dataset whose chunks can be taken raw."""
+
+    table: Table
+
+    @property
+    def coding(self) -> Coding:
+        return Coding(self.grid, self.pipeline, self.dtype, self.fill)
+
+
+def raw(dataset: h5py.Dataset, *, new: bool = False) -> Raw | None:
+    """What there is to know of the dataset's chunks; None where HDF5 is to read and write them.
+
+    `new`: nothing is written yet.
+    """
+    settings = dataset.id.get_create_plist()
+    if settings.get_layout() != h5py.h5d.CHUNKED or not dataset.size or not is_plain(dataset):
+        return None
+    grid, pipeline = Grid(dataset.shape, dataset.chunks), Pipeline.of(settings)
+    nbytes = grid.size * dataset.dtype.itemsize
+    if pipeline is None or nbytes < _SMALLEST or math.prod(grid.counts) > _MOST_CHUNKS:
+        return None
+    if user_block(dataset.file) or settings.fill_value_defined() == h5py.h5d.FILL_VALUE_UNDEFINED:
+        return None
+    table = Table(dataset, grid)
+    if not table.sound or (not new and table.has_plain_edges(grid, pipeline, nbytes)):
+        return None
+    return Raw(grid, pipeline, dataset.dtype, dataset.fillvalue, table)
+
+
+class ChunkReader:
+    """Reads a dataset's chunks by position, and decodes each in the thread that needs it first.
+
+    Chunks that one block has whole are not kept; of others the latest, as many as `most` bytes hold.
+    `by_library(offset, extent)` reads a box through HDF5: what is not as it should be is its to tell.
+    """
+
+    def __init__(
+        self, raw: Raw, descriptor: int, address: str, by_library: Callable[[Place, Place], NDArray[Any]]
+    ) -> None:
+        self._raw, self._grid = raw, raw.grid
+        self._descriptor, self._address, self._by_library = descriptor, address, by_library
+        self._lock = threading.Lock()
+        self._kept: dict[Place, Future[NDArray[Any]]] = {}
+        self.most = 0
+
+    def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
+        for piece in self._grid.pieces(runs):
+            chunk = self._decoded(piece) if piece.whole else self._shared(piece)
+            piece.of(buffer)[...] = chunk[piece.in_chunk]
+        return buffer[: sum(count for _, count in runs)]
+
+    def _shared(self, piece: Piece) -> NDArray[Any]:
+        with self._lock:
+            chunk = self._kept.get(piece.number)
+            first = chunk is None
+            if chunk is None:
+                chunk = self._kept[piece.number] = Future()
+                while len(self._kept) > max(1, self.most // self._raw.nbytes):
+                    del self._kept[next(iter(self._kept))]
+        if first:
+            try:
+                chunk.set_result(self._decoded(piece).copy())
+            except BaseException as error:
+                chunk.set_exception(error)
+                raise
+        return chunk.result()
+
+    def _decoded(self, piece: Piece) -> NDArray[Any]:
+        """The chunk, whole or as far as it is within the shape; perhaps in the thread's scratch."""
+        offset, size = int(self._raw.table.offsets[piece.number]), int(self._raw.table.sizes[piece.number])
+        if size == 0:
+            return np.full(self._grid.chunks, self._raw.fill, self._raw.dtype)
+        try:
+            if size > 2 * self._raw.nbytes + 4096:
+                raise UndecodableError
+            stored = scratch("stored", size)
+            read_at(self._descriptor, stored, offset, self._address)
+            mask = int(self._raw.table.masks[piece.number])
+            data = self._raw.pipeline.decode(stored, mask, self._raw.nbytes)
+        except UndecodableError:
+            return self._by_library(piece.start, piece.valid)
+        return data.view(self._raw.dtype).reshape(self._grid.chunks)
+
+
+class Packed(NamedTuple):
+    """Of a block: chunks to be written whole, in order, and pieces for which there was no room."""
+
+    chunks: list[tuple[Place, bytes | None]]  # by their start; None: put together here
+    pieces: list[tuple[Place, NDArray[Any]]]
+
+
+class ChunkPacker:
+    """Encodes chunks in the threads that have their values. Parts of chunks are left as they are."""
+
+    def __init__(self, coding: Coding) -> None:
+        self.coding, self._grid = coding, coding.grid
+
+    def pack(self, runs: Sequence[Run], values: NDArray[Any]) -> Packed:
+        """What `ChunkWriter.write` takes of the runs' values. From any thread."""
+        packed = Packed([], [])
+        values = np.ascontiguousarray(values, self.coding.dtype)
+        for piece in self._grid.pieces(runs):
+            part = piece.of(values)
+            if piece.whole:
+                packed.chunks.append((piece.start, self._encode(self._framed(piece, part))))
+            elif self._join(piece, part):
+                if piece.last:  # the blocks before this one have all the rest
+                    packed.chunks.append((piece.start, None))
+            else:
+                offset = [s + at.start for s, at in zip(piece.start, piece.in_chunk, strict=True)]
+                packed.pieces.append((tuple(offset), part.copy()))
+        return packed
+
+    def _join(self, piece: Piece, part: NDArray[Any]) -> bool:
+        """Put a part of a chunk to the others, if there is room for it."""
+        return False
+
+    def _framed(self, piece: Piece, part: NDArray[Any]) -> NDArray[Any]:
+        """A whole chunk of values; at an edge, with fill values behind them, as HDF5 has them."""
+        if piece.valid == self._grid.chunks:
+            return np.ascontiguousarray(part)
+        chunk = self._blank()
+        chunk[piece.in_chunk] = part
+        return chunk
+
+    def _blank(self) -> NDArray[Any]:
+        return np.full(self._grid.chunks, self.coding.fill, self.coding.dtype)
+
+    def _encode(self, chunk: NDArray[Any]) -> bytes:
+        # What is no bytes yet is the values themselves, or scratch: both are used again.
+        return bytes(self.coding.pipeline.encode(chunk.reshape(-1).view(np.uint8)))
+
+
+class ChunkWriter(ChunkPacker):
+    """And one thread writes them, in order.
+
+    Chunks that several blocks have parts of are put together in `most` bytes. What has no room there goes
+    through HDF5, by `by_library(offset, values)`.
+    """
+
+    def __init__(
+        self,
+        coding: Coding,
+        dataset: h5py.Dataset,
+        by_library: Callable[[Place, NDArray[Any]], None],
+        most: int,
+    ) -> None:
+        super().__init__(coding)
+        self._dataset, self._by_library = dataset, by_library
+        self._room = max(1, most // coding.nbytes)
+        self._lock = threading.Lock()
+        self._open: dict[Place, list[Any]] = {}  # start: [the chunk, elements that are missing]
+        self._refused: set[Place] = set()
+        self._whole: dict[Place, bytes] = {}
+
+    def write(self, packed: Packed) -> None:
+        """From one thread, block after block."""
+        for start, stored in packed.chunks:
+            if stored is None:
+                with self._lock:
+                    stored = self._whole.pop(start)
+            self._dataset.id.write_direct_chunk(start, stored)
+        for offset, values in packed.pieces:
+            self._by_library(offset, values)
+
+    def _join(self, piece: Piece, part: NDArray[Any]) -> bool:
+        with self._lock:
+            chunk = self._open.get(piece.start)
+            if chunk is None:
+                if piece.start in self._refused or len(self._open) >= self._room:
+                    self._refused.add(piece.start)
+                    return False
+                chunk = self._open[piece.start] = [self._blank(), math.prod(piece.valid)]
+        chunk[0][piece.in_chunk] = part
+        with self._lock:
+            chunk[1] -= part.size
+            complete = chunk[1] == 0
+        if complete:
+            stored = self._encode(chunk[0])
+            with self._lock:
+                self._whole[piece.start] = stored
+                del self._open[piece.start]
+        return True

@@ -1,0 +1,230 @@
+"""What HDF5 does to a chunk on its way to the file, done here, where no lock is in the way.
+
+The filters that HDF5 itself brings and numpy or a library can do: shuffle, deflate, fletcher32. Formats:
+https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t4.html
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli.errors import FormatError
+
+
+def _zlib() -> Any:
+    """isal's, of the extra [fast], or else Python's own, which is a tenth as fast."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib
+    return isal_zlib
+
+
+LIBRARY = _zlib()
+Bytes = NDArray[np.uint8]
+DEFLATE, SHUFFLE, FLETCHER32 = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32
+WORD: dict[int, Any] = {
+    2: np.dtype("<u2"),
+    4: np.dtype("<u4"),
+    8: np.dtype("<u8"),
+}  # as shuffle takes elements apart
+_STRIP = 1 << 15  # elements that stay in the caches while they are taken apart
+_SLICE = 1 << 16  # bytes that are inflated at once: what they become is small enough to be warm memory
+BUILT_IN = {4: "szip"}  # of HDF5 itself, but not in every build of it
+REGISTERED = {  # https://github.com/HDFGroup/hdf5_plugins; what hdf5plugin brings
+    307: "bzip2", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp",
+    32015: "zstd", 32017: "sz", 32019: "fcidecomp", 32024: "sz3", 32026: "blosc2", 32028: "sperr",
+}  # fmt: skip
+
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.held: dict[str, Bytes] = {}
+
+
+_SCRATCH = _Scratch()
+
+
+def scratch(name: str, size: int) -> Bytes:
+    """Bytes of the calling thread, until it asks for that name again: fresh memory costs more to touch."""
+    held = _SCRATCH.held.get(name)
+    if held is None or len(held) < size:
+        held = _SCRATCH.held[name] = np.empty(size, np.uint8)
+    return held[:size]
+
+
+class UndecodableError(Exception):
+    """Bytes that are not what the filters make."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The filters of a dataset, in the order of writing: (number, its settings)."""
+
+    filters: tuple[tuple[int, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, settings: Any) -> Pipeline | None:
+        """That of a dataset's creation properties, or None where one is not among those done here."""
+        filters = []
+        for index in range(settings.get_nfilters()):
+            code, _, values, _ = settings.get_filter(index)
+            known = code in (DEFLATE, FLETCHER32) or (
+                code == SHUFFLE and values[:1] and values[0] in (1, *WORD)
+            )
+            if not known:
+                return None
+            filters.append((code, tuple(values)))
+        return cls(tuple(filters))
+
+    def encode(self, data: Bytes) -> Bytes | bytes:
+        """A chunk's bytes as they are stored; perhaps `data` itself, perhaps the thread's scratch."""
+        stored: Bytes | bytes = data
+        for code, values in self.filters:
+            stored = _ENCODE[code](stored, values)
+        return stored
+
+    def decode(self, stored: Bytes, mask: int, size: int) -> Bytes:
+        """The chunk of `size` bytes, from what is stored; filters whose bit is in `mask` were left out.
+
+        Perhaps in the thread's scratch. Raises UndecodableError.
+        """
+        data: Bytes | bytes = stored
+        room = size + 4 * len(self.filters)  # a checksum is four bytes
+        for number, (code, values) in reversed([*enumerate(self.filters)]):
+            if not mask >> number & 1:
+                data = _DECODE[code](data, values, room)
+        if len(data) != size:
+            raise UndecodableError
+        return np.frombuffer(data, np.uint8)
+
+
+def require_filters(dataset: h5py.Dataset, address: str) -> None:
+    """Raise FormatError, with the name of a filter and what brings it, where one is missing."""
+    settings = dataset.id.get_create_plist()
+    for index in range(settings.get_nfilters()):
+        code, _, _, told = settings.get_filter(index)
+        if h5py.h5z.filter_avail(code):
+            continue
+        with suppress(ImportError):  # it makes what it brings known to HDF5
+            import hdf5plugin  # noqa: F401
+        if h5py.h5z.filter_avail(code):
+            continue
+        name = {**BUILT_IN, **REGISTERED}.get(code) or told.decode("utf-8", "replace") or "unknown"
+        message = f"is filtered by {name} (HDF5 filter {code}), which is not there; "
+        if code in REGISTERED:
+            message += "it needs the extra: pip install 'gncli[filters]'"
+        else:
+            message += "rewrite the file with gzip: h5repack -f GZIP=4"
+        raise FormatError(message, address=address)
+
+
+def shuffled(data: Bytes | bytes, size: int) -> Bytes:
+    """The first bytes of all elements, then the second ones, and so on. In the thread's scratch."""
+    count = len(data) // size if size > 1 else 0
+    out = scratch("shuffled", len(data))
+    planes = out[: count * size].reshape(size, count)
+    words = np.frombuffer(data, WORD.get(size, np.uint8), count)
+    for start in range(0, count, _STRIP):
+        strip = words[start : start + _STRIP]
+        moved = np.empty_like(strip)
+        for place in range(size):
+            np.right_shift(strip, 8 * place, out=moved)
+            planes[place, start : start + _STRIP] = moved  # its low bytes
+    out[count * size :] = np.frombuffer(data, np.uint8)[count * size :]
+    return out
+
+
+def unshuffled(data: Bytes | bytes, size: int) -> Bytes:
+    """The reverse. In the thread's scratch."""
+    count = len(data) // size if size > 1 else 0
+    out = scratch("unshuffled", len(data))
+    planes = np.frombuffer(data, np.uint8, count * size).reshape(size, count)
+    words = out[: count * size].view(WORD.get(size, np.uint8))
+    for start in range(0, count, _STRIP):
+        strip = words[start : start + _STRIP]
+        strip[...] = planes[-1, start : start + _STRIP]
+        for plane in planes[-2::-1, start : start + _STRIP]:
+            np.left_shift(strip, 8, out=strip)
+            np.bitwise_or(strip, plane, out=strip)
+    out[count * size :] = np.frombuffer(data, np.uint8)[count * size :]
+    return out
+
+
+def deflated(data: Bytes | bytes, level: int) -> bytes:
+    # isal's levels are 0 to 3; its first takes a few hundredths more space than zlib's fourth.
+    own = level if LIBRARY is zlib else min(level, 1 + (level > 5) + (level > 8))
+    done: bytes = LIBRARY.compress(data, own)
+    return done
+
+
+def inflated(data: Bytes | bytes, room: int) -> Bytes:
+    """At most `room` bytes, whatever the stream would make of itself. In the thread's scratch."""
+    out = scratch("inflated", room)
+    stream = LIBRARY.decompressobj()
+    done = 0
+    try:
+        for start in range(0, len(data), _SLICE):
+            part = stream.decompress(data[start : start + _SLICE], room - done + 1)
+            if stream.unconsumed_tail or done + len(part) > room:
+                raise UndecodableError
+            out[done : done + len(part)] = np.frombuffer(part, np.uint8)
+            done += len(part)
+    except LIBRARY.error:
+        raise UndecodableError from None
+    if not stream.eof:
+        raise UndecodableError
+    return out[:done]
+
+
+def fletcher32(data: Bytes | bytes) -> bytes:
+    """HDF5's checksum, of 16-bit words, first byte first: sums modulo 65535, never 0 but for zeros alone."""
+    padded = np.frombuffer(data, np.uint8)
+    if len(padded) % 2:
+        padded = np.append(padded, np.uint8(0))
+    words = padded.view(">u2")
+    first = second = 0
+    for start in range(0, len(words), 1 << 14):
+        part = words[start : start + (1 << 14)].astype(np.float64)  # sums below 2**45: exact
+        second += len(part) * first + int(np.arange(len(part), 0, -1) @ part)
+        first += int(part.sum())
+        first, second = _folded(first), _folded(second)
+    return (second << 16 | first).to_bytes(4, "little")
+
+
+def _folded(total: int) -> int:
+    return (total - 1) % 65535 + 1 if total else 0
+
+
+def _checked(data: Bytes | bytes) -> Bytes | bytes:
+    body, stored = data[:-4], bytes(data[-4:])
+    found = fletcher32(body)
+    # HDF5 before 1.6.3 swapped bytes on some machines.
+    if stored not in (found, bytes((found[1], found[0], found[3], found[2]))):
+        raise UndecodableError
+    return body
+
+
+def _with_checksum(data: Bytes | bytes) -> bytes:
+    return bytes(data) + fletcher32(data)
+
+
+_ENCODE: dict[int, Callable[[Any, tuple[int, ...]], Bytes | bytes]] = {
+    SHUFFLE: lambda data, values: shuffled(data, values[0]),
+    DEFLATE: lambda data, values: deflated(data, values[0] if values else 6),
+    FLETCHER32: lambda data, values: _with_checksum(data),
+}
+_DECODE: dict[int, Callable[[Any, tuple[int, ...], int], Bytes | bytes]] = {
+    SHUFFLE: lambda data, values, room: unshuffled(data, values[0]),
+    DEFLATE: lambda data, values, room: inflated(data, room),
+    FLETCHER32: lambda data, values, room: _checked(data),
+}

@@ -1,0 +1,153 @@
+"""Which datasets of an HDF5 file an address names: a path, a glob, or all that are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gncli.errors import AddressError, FormatError, GnError
+from gncli.tensors.address import LISTED, candidates, near, pasted, require_numeric
+from gncli.tensors.hdf5_errors import h5py_reason, translated
+from gncli.tensors.hdf5_safety import ForeignLinkError, is_sound, lookup, open_file, require_own
+
+Found = list[tuple[str, tuple[int, ...] | None]]
+
+
+def find(path: str, pattern: str | None, *, external: bool = False) -> Found:
+    """Path and shape of the numeric datasets that `pattern` names: a path, a glob, None for all.
+
+    Each once, under its first name. What is damaged, or lies in another file and may not be read, is named
+    too, without its shape: whoever opens it is told why not. Raises AddressError where there is none.
+    """
+    with open_file(path) as file, translated(FormatError, path):
+        thing = None if pattern is None else lookup(file, pattern, external=external)
+        if pattern is not None and thing is not None:
+            return [(pattern, _shape_at(path, pattern, thing, external))]
+        everything = list(walk(file, external=external))
+        seen = set()
+        found: Found = []
+        for name, dataset in everything:
+            if (pattern is None or _matches(name, pattern)) and (dataset is None or dataset not in seen):
+                seen.add(dataset)
+                if dataset is None:
+                    found.append((name, None))
+                elif is_numeric(dataset):
+                    found.append((name, _shape(dataset, external)))
+        if not found:
+            names = [name for name, _ in everything]
+            raise AddressError(_nothing(path, pattern, names, bool(seen)), address=path)
+        return found
+
+
+def is_glob(path: str, pattern: str) -> bool:
+    """Whether `pattern` stands for others: nothing in the file has that very name."""
+    if not any(sign in pattern for sign in "*?["):
+        return False
+    try:
+        with open_file(path) as file:
+            return lookup(file, pattern) is None
+    except ForeignLinkError:
+        return False
+
+
+def walk(
+    file: h5py.File, *, hard: bool = False, external: bool = False
+) -> Iterator[tuple[str, h5py.Dataset | None]]:
+    """Every dataset by every path to it within the file; with `hard`, only those by hard links alone.
+
+    None stands for what is damaged, or in another file, unless `external` links may be followed.
+    """
+    links: list[tuple[str, object]] = []
+    file.visititems_links(lambda name, link: links.append((f"/{name}", link)))
+    for name, link in links:
+        if hard and not isinstance(link, h5py.HardLink):
+            continue
+        try:
+            thing = lookup(file, name, external=external)
+        except GnError:
+            yield name, None
+        else:
+            if isinstance(thing, h5py.Dataset):
+                yield name, thing
+
+
+def numeric_dtype(dataset: h5py.Dataset, address: str) -> np.dtype[Any]:
+    """The dtype, if gn can take it; else a FormatError."""
+    if not isinstance(dataset, h5py.Dataset):
+        raise AddressError("is not a dataset", address=address)
+    try:
+        dtype: np.dtype[Any] = dataset.dtype
+    except TypeError as error:
+        raise FormatError(f"has a type that numpy lacks: {h5py_reason(error)}", address=address) from None
+    # Asked of the type and the class of space: a virtual dataset asks other files for its shape.
+    if dataset.id.get_create_plist().get_layout() != h5py.h5d.VIRTUAL and dataset.shape is None:
+        raise FormatError("is empty: it has a type and no shape", address=address)
+    if dtype.hasobject:  # h5py's way with what has no fixed size
+        raise FormatError("holds strings, references or lists; gn takes numbers", address=address)
+    if dtype.kind in "iu" and h5py.check_enum_dtype(dtype) is not None:
+        raise FormatError("holds an enumeration; save its values as integers", address=address)
+    require_numeric(dtype, address)
+    if not is_sound(dataset.id.get_type()):
+        raise FormatError("has a type whose bits lie outside its bytes; the file is damaged", address=address)
+    return dtype
+
+
+def is_numeric(dataset: h5py.Dataset) -> bool:
+    try:
+        numeric_dtype(dataset, "")
+    except FormatError:
+        return False
+    return True
+
+
+def _shape(dataset: h5py.Dataset, external: bool) -> tuple[int, ...] | None:
+    try:
+        require_own(dataset, "", external=external)
+    except GnError:
+        return None
+    shape: tuple[int, ...] = dataset.shape
+    return shape
+
+
+def _shape_at(path: str, name: str, thing: Any, external: bool) -> tuple[int, ...] | None:
+    address = f"{path}::{name}"
+    if isinstance(thing, h5py.Dataset):
+        numeric_dtype(thing, address)
+        return _shape(thing, external)
+    prefix = name.rstrip("/") + "/"
+    below = [(n, d) for n, d in walk(thing.file) if d is not None and n.startswith(prefix)]
+    inside = [(n, _shape(d, external)) for n, d in below if is_numeric(d)]
+    if inside:
+        message = f"is a group; name a dataset: {candidates(path, inside)}"
+    else:
+        message = "is not a dataset, and holds no numeric one"
+    raise AddressError(message, address=address)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """As in a shell: `*` stays within one part of the path, `**` stands for any number of them."""
+
+    def match(parts: list[str], patterns: list[str]) -> bool:
+        if not patterns:
+            return not parts
+        if patterns[0] == "**":
+            return any(match(parts[skip:], patterns[1:]) for skip in range(len(parts) + 1))
+        return bool(parts) and fnmatchcase(parts[0], patterns[0]) and match(parts[1:], patterns[1:])
+
+    return match(name.split("/"), pattern.split("/"))
+
+
+def _nothing(path: str, pattern: str | None, names: list[str], matched: bool) -> str:
+    if matched or (pattern is None and names):
+        return "no numeric dataset there; gn takes float16, float32, float64 and integers"
+    if pattern is None:
+        return "holds no dataset"
+    close = near(pattern, names)
+    shown = ", ".join(pasted(f"{path}::{name}") for name in (close or names)[:LISTED])
+    return f"no dataset {pattern!a}; " + (
+        f"did you mean {shown}?" if close else f"it holds {shown or 'none'}"
+    )

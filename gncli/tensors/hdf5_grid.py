@@ -1,0 +1,119 @@
+"""How a tensor is cut into chunks: boxes of integers, and what runs of elements have of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from gncli.layout import Run
+
+Place = tuple[int, ...]  # an index on each axis
+
+
+def hyperslabs(run: Run, shape: Place) -> Iterator[tuple[Place, Place]]:
+    """(offset, extent) of the boxes that hold a run of a C-order tensor of `shape`, in order.
+
+    Each box is one unbroken piece of the run; there are fewer than twice as many as axes.
+    """
+    start, count = run
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    while count:
+        offset, extent = [], list(shape)
+        rest = start
+        for axis, stride in enumerate(strides):
+            offset.append(rest // stride)
+            rest %= stride
+            extent[axis] = min(shape[axis] - offset[axis], count // stride)
+            if extent[axis] and not rest:  # from here on the box is whole rows of this axis
+                offset += [0] * (len(shape) - axis - 1)
+                break
+            extent[axis] = 1
+        yield tuple(offset), tuple(extent)
+        size = math.prod(extent)
+        start, count = start + size, count - size
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a tensor of `shape` is cut into chunks."""
+
+    shape: Place
+    chunks: Place
+
+    @cached_property
+    def counts(self) -> Place:
+        return tuple(-(-length // chunk) for length, chunk in zip(self.shape, self.chunks, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Elements of a chunk, at an edge too: HDF5 stores whole ones."""
+        return math.prod(self.chunks)
+
+    @property
+    def band(self) -> int:
+        """Elements of all chunks that a pass in storage order has in hand at once."""
+        axis = next((axis for axis, length in enumerate(self.chunks) if length > 1), 0)
+        ahead = zip(self.counts[axis + 1 :], self.chunks[axis + 1 :], strict=True)
+        return math.prod(self.chunks[: axis + 1]) * math.prod(count * chunk for count, chunk in ahead)
+
+    def number(self, start: Place) -> Place | None:
+        """Which chunk begins at `start`; None where the file says nonsense."""
+        found = tuple(begin // chunk for begin, chunk in zip(start, self.chunks, strict=True))
+        return found if all(n < count for n, count in zip(found, self.counts, strict=True)) else None
+
+    @property
+    def has_partial(self) -> bool:
+        return any(length % chunk for length, chunk in zip(self.shape, self.chunks, strict=True))
+
+    def pieces(self, runs: Sequence[Run]) -> Iterator[Piece]:
+        """What the runs have of each chunk that they cross."""
+        done = 0
+        for run in runs:
+            for offset, extent in hyperslabs(run, self.shape):
+                stop = [o + e for o, e in zip(offset, extent, strict=True)]
+                axes = zip(offset, stop, self.chunks, strict=True)
+                for index in product(*(range(o // c, -(-s // c)) for o, s, c in axes)):
+                    yield self._piece(index, done, offset, stop)
+                done += math.prod(extent)
+
+    def _piece(self, index: Place, done: int, offset: Place, stop: Sequence[int]) -> Piece:
+        start = [i * c for i, c in zip(index, self.chunks, strict=True)]
+        end = [min(s + c, n) for s, c, n in zip(start, self.chunks, self.shape, strict=True)]
+        low = [max(a, o) for a, o in zip(start, offset, strict=True)]
+        high = [min(b, s) for b, s in zip(end, stop, strict=True)]
+        return Piece(
+            index,
+            tuple(start),
+            tuple(b - a for a, b in zip(start, end, strict=True)),
+            done,
+            tuple(s - o for o, s in zip(offset, stop, strict=True)),
+            tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True)),
+            tuple(slice(a - o, b - o) for a, b, o in zip(low, high, offset, strict=True)),
+            whole=low == start and high == end,
+            last=high == end,
+        )
+
+
+class Piece(NamedTuple):
+    """What one box of the runs has of the chunk `number`, whose `valid` elements begin at `start`."""
+
+    number: Place
+    start: Place
+    valid: Place
+    done: int  # elements of the runs before the box
+    box: Place  # the box's shape
+    in_chunk: tuple[slice, ...]
+    in_box: tuple[slice, ...]
+    whole: bool
+    last: bool  # it has the chunk's last element
+
+    def of(self, flat: NDArray[Any]) -> NDArray[Any]:
+        """The piece's elements in the runs' own, as a view."""
+        boxed: NDArray[Any] = flat[self.done : self.done + math.prod(self.box)].reshape(self.box)
+        return boxed[self.in_box]

@@ -1,0 +1,146 @@
+"""Datasets whose elements lie in the file as they do in memory: read and written by position, without HDF5.
+
+Contiguous ones, and those of unfiltered chunks each of which is one run of the storage order.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli.errors import FormatError
+from gncli.layout import Run
+from gncli.tensors.address import reason
+from gncli.tensors.hdf5_grid import Grid
+
+POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")
+_SHORTEST = 1 << 14  # bytes of a chunk: many calls for little are slower than HDF5
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where elements lie: `offsets[i]` is the byte where the i-th unit begins.
+
+    A unit has `unit` elements, but for the last one of each `row` elements, which has what is left.
+    """
+
+    itemsize: int
+    row: int
+    unit: int
+    offsets: NDArray[np.int64]
+
+    def of(self, runs: Iterable[Run]) -> Iterator[Run]:
+        """(byte, count in elements) of the unbroken pieces of the runs, in order."""
+        each = -(-self.row // self.unit)
+        for start, count in runs:
+            while count:
+                row, within = divmod(start, self.row)
+                unit, within = divmod(within, self.unit)
+                length = min(self.unit - within, self.row - unit * self.unit - within, count)
+                yield int(self.offsets[row * each + unit]) + within * self.itemsize, length
+                start, count = start + length, count - length
+
+    def ranges(self, size: int) -> list[tuple[int, int]]:
+        """(first byte, byte after the last) of all `size` elements, ordered and joined."""
+        joined: list[tuple[int, int]] = []
+        for offset, count in sorted(self.of([(0, size)])):
+            end = offset + count * self.itemsize
+            if joined and joined[-1][1] == offset:
+                joined[-1] = joined[-1][0], end
+            else:
+                joined.append((offset, end))
+        return joined
+
+
+def places(dataset: h5py.Dataset, size: int) -> Places | None:
+    """Of a dataset of a file of `size` bytes; None where values are not there, or not as in memory."""
+    settings = dataset.id.get_create_plist()
+    itemsize, nbytes = dataset.dtype.itemsize, dataset.size * dataset.dtype.itemsize
+    if not (POSITIONED and dataset.size and is_plain(dataset) and settings.get_external_count() == 0):
+        return None
+    if settings.get_layout() == h5py.h5d.CONTIGUOUS:
+        # Of one that was never written, storage is 0; the offset is no use to tell it by.
+        allocated = dataset.id.get_storage_size() == nbytes
+        offset = dataset.id.get_offset() if allocated else None
+        if offset is None or not 0 < offset <= size - nbytes:
+            return None
+        return Places(itemsize, dataset.size, dataset.size, np.array([offset]))
+    if settings.get_layout() != h5py.h5d.CHUNKED or settings.get_nfilters():
+        return None
+    return _of_chunks(dataset, size)
+
+
+def is_plain(dataset: h5py.Dataset) -> bool:
+    """Whether the type in the file is numpy's, bit by bit, and HDF5 says where chunks are."""
+    same: bool = dataset.id.get_type().equal(h5py.h5t.py_create(dataset.dtype))
+    return same and hasattr(dataset.id, "chunk_iter")
+
+
+def user_block(file: h5py.File) -> int:
+    return int(file.id.get_create_plist().get_userblock())
+
+
+def _of_chunks(dataset: h5py.Dataset, size: int) -> Places | None:
+    shape, chunks = dataset.shape, dataset.chunks
+    axis = next((axis for axis, length in enumerate(chunks) if length > 1), len(shape) - 1)
+    behind = math.prod(shape[axis + 1 :])
+    unit = chunks[axis] * behind
+    if chunks[axis + 1 :] != shape[axis + 1 :] or unit * dataset.dtype.itemsize < _SHORTEST:
+        return None
+    grid = Grid(shape, chunks)
+    count = math.prod(grid.counts)
+    # Chunks' addresses do not count a user block, or do: that depends on the version.
+    if user_block(dataset.file) or dataset.id.get_num_chunks() != count:
+        return None
+    offsets = np.zeros(count, np.int64)
+    nbytes = unit * dataset.dtype.itemsize
+
+    def note(chunk: Any) -> None:
+        number = grid.number(chunk.chunk_offset)
+        if number and 0 < chunk.byte_offset <= size - nbytes and chunk.size == nbytes:
+            offsets[np.ravel_multi_index(number, grid.counts)] = chunk.byte_offset
+
+    dataset.id.chunk_iter(note)
+    return Places(dataset.dtype.itemsize, shape[axis] * behind, unit, offsets) if offsets.all() else None
+
+
+def read_places(
+    descriptor: int, where: Places, runs: Sequence[Run], buffer: NDArray[Any], address: str
+) -> NDArray[Any]:
+    """The runs' elements, one after another, in the front of `buffer`. From any thread or process."""
+    done = 0
+    for offset, count in where.of(runs):
+        # As bytes: memoryview.cast knows no foreign byte order.
+        read_at(descriptor, buffer[done : done + count].view(np.uint8), offset, address)
+        done += count
+    return buffer[:done]
+
+
+def read_at(descriptor: int, block: NDArray[np.uint8], offset: int, address: str) -> None:
+    done = 0
+    while done < block.size:  # one call reads 2 GiB at most, or less where a signal comes
+        try:
+            got = os.preadv(descriptor, [block.data[done:]], offset + done)
+        except OSError as error:
+            raise FormatError(f"cannot be read: {reason(error)}", address=address) from None
+        if got == 0:
+            raise FormatError("shrank while it was read; try again", address=address)
+        done += got
+
+
+def write_places(descriptor: int, where: Places, runs: Sequence[Run], values: NDArray[Any]) -> None:
+    """Write the runs' elements, 1-D, of the dtype as stored. From any thread or process. Raises OSError."""
+    done = 0
+    for offset, count in where.of(runs):
+        block = values[done : done + count].view(np.uint8).data
+        done += count
+        while block:
+            written = os.pwrite(descriptor, block, offset)
+            block, offset = block[written:], offset + written

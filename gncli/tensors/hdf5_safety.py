@@ -1,0 +1,213 @@
+"""HDF5 files from strangers: none makes gn read another file, load a library, or believe in terabytes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import h5py
+
+from gncli.errors import AddressError, FormatError
+from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
+
+MOST_LINKS = 16  # soft links on the way to one object; HDF5's own limit
+# Deflate makes at most 1032 bytes of one; what is said to be more than this and a gigabyte is not there.
+LIKELY = 1100
+WORTH_A_DOUBT = 1 << 30
+PERMIT = "--allow-external permits it"
+
+while h5py.h5pl.size():  # HDF5 would load filters, as machine code, from wherever the environment says
+    h5py.h5pl.remove(0)
+
+
+def open_file(path: str) -> h5py.File:
+    """The HDF5 file at `path`. Raises AddressError where it is locked, FormatError where it is broken."""
+    unlocked = "or set HDF5_USE_FILE_LOCKING=FALSE to read it all the same"
+    try:
+        return h5py.File(path, "r")
+    except BlockingIOError:
+        message = f"is open for writing elsewhere; close it there first, {unlocked}"
+        raise AddressError(message, address=path) from None
+    except H5PY_ERRORS as error:
+        reason = h5py_reason(error)
+        if "unable to lock file" in str(error):
+            message = f"cannot be locked: {reason}; copy it to another disk, {unlocked}"
+            raise AddressError(message, address=path) from None
+        raise FormatError(f"cannot be opened as HDF5: {reason}", address=path) from None
+
+
+def is_sound(kind: Any) -> bool:
+    """Whether a number's bits are all within it: HDF5 converts others too, and crashes."""
+    bits = kind.get_precision()
+    fields = [(kind.get_offset(), bits, 8 * kind.get_size())]
+    if isinstance(kind, h5py.h5t.TypeFloatID):
+        sign, exponent, exponent_size, mantissa, mantissa_size = kind.get_fields()
+        fields += [(sign, 1, bits), (exponent, exponent_size, bits), (mantissa, mantissa_size, bits)]
+    return all(start + length <= room for start, length, room in fields)
+
+
+class ForeignLinkError(AddressError):
+    """A link leads into another file, which was not permitted."""
+
+
+def lookup(file: h5py.File, name: str, *, external: bool = False) -> Any:
+    """The object at `name`, or None where there is none, or a link that leads nowhere.
+
+    Links are followed one by one: h5py itself would open the other file to see whether it is there.
+    Raises ForeignLinkError unless `external` links may be followed, FormatError for what is damaged.
+    """
+    address = f"{file.filename}::{name}"
+    with translated(FormatError, address):
+        at = _lookup(file, name, address, external)
+        kinds = {h5py.h5g.GroupID: h5py.Group, h5py.h5d.DatasetID: h5py.Dataset}
+        return at and kinds.get(type(at), h5py.Datatype)(at)
+
+
+def _lookup(file: h5py.File, name: str, address: str, external: bool) -> Any:
+    at = h5py.h5g.open(file.id, b"/")
+    todo = _parts(name.encode("utf-8", "surrogateescape"))
+    followed = 0
+    while todo:
+        part = todo.pop(0)
+        if not isinstance(at, h5py.h5g.GroupID) or not at.links.exists(part):
+            return None
+        kind = at.links.get_info(part).type
+        if kind == h5py.h5l.TYPE_HARD:
+            at = h5py.h5o.open(at, part)
+            continue
+        followed += 1
+        if followed > MOST_LINKS:
+            return None
+        target = at.links.get_val(part)
+        if kind == h5py.h5l.TYPE_SOFT:
+            todo = _parts(target) + todo
+            if target.startswith(b"/"):
+                at = h5py.h5g.open(file.id, b"/")
+        elif external:
+            at = h5py.h5o.open(at, part)
+        else:
+            where = os.fsdecode(target[0]) if kind == h5py.h5l.TYPE_EXTERNAL else "a place of its own"
+            raise ForeignLinkError(f"leads into another file, {where!r}; {PERMIT}", address=address)
+    return at
+
+
+def _parts(path: bytes) -> list[bytes]:
+    return [part for part in path.split(b"/") if part not in (b"", b".")]
+
+
+def require_own(dataset: h5py.Dataset, address: str, *, external: bool = False) -> None:
+    """Raise AddressError where values lie in other files, unless `external`; or where they are missing.
+
+    HDF5 reads fill values for a source that is missing, without a word.
+    """
+    with translated(FormatError, address):
+        _require_own(dataset, address, external, [])
+
+
+def _require_own(dataset: h5py.Dataset, address: str, external: bool, within: list[Any]) -> None:
+    settings = dataset.id.get_create_plist()
+    for index in range(settings.get_external_count()):
+        name, offset, size = settings.get_external(index)
+        where = os.fsdecode(name)
+        if not external:
+            raise AddressError(f"keeps its values in another file, {where!r}; {PERMIT}", address=address)
+        path = _beside(dataset, where)
+        if path is None or (size < 2**63 and os.path.getsize(path) < offset + size):
+            raise AddressError(f"keeps its values in {where!r}, which is missing or short", address=address)
+    if settings.get_layout() != h5py.h5d.VIRTUAL:
+        return
+    if dataset in within:
+        raise FormatError("is a virtual dataset made of itself", address=address)
+    for source in _sources(settings):
+        if source.file == ".":
+            _require_source(dataset.file, source, address, external, [*within, dataset])
+            continue
+        if not external:
+            message = f"is a virtual dataset of values in another file, {source.file!r}; {PERMIT}"
+            raise AddressError(message, address=address)
+        path = _beside(dataset, source.file)
+        if path is None:
+            raise AddressError(f"is a virtual dataset of {source.file!r}, which is missing", address=address)
+        with open_file(path) as file:
+            _require_source(file, source, address, external, [*within, dataset])
+
+
+class _VirtualSource(NamedTuple):
+    file: str
+    name: str
+
+
+def _sources(settings: Any) -> Iterator[_VirtualSource]:
+    """Each file and dataset that a virtual dataset names, the first of those that are numbered."""
+    seen = set()
+    for index in range(settings.get_virtual_count()):
+        pair = settings.get_virtual_filename(index), settings.get_virtual_dsetname(index)
+        if pair not in seen:
+            seen.add(pair)
+            yield _VirtualSource(*(text.replace("%b", "0").replace("%%", "%") for text in pair))
+
+
+def _require_source(
+    file: h5py.File, source: _VirtualSource, address: str, external: bool, within: list[Any]
+) -> None:
+    try:
+        found = lookup(file, source.name, external=external)
+    except ForeignLinkError as error:
+        raise AddressError(error.message, address=address) from None
+    if not isinstance(found, h5py.Dataset):
+        what = source.name if source.file == "." else f"{source.file}::{source.name}"
+        raise AddressError(f"is a virtual dataset of {what!r}, which is missing", address=address)
+    _require_own(found, address, external, within)
+
+
+def _beside(dataset: h5py.Dataset, path: str) -> str | None:
+    """Where HDF5 finds that file: as said, or beside the one that names it."""
+    for place in (path, os.path.join(os.path.dirname(dataset.file.filename), path)):
+        if os.path.isfile(place):
+            return place
+    return None
+
+
+def require_stored(dataset: h5py.Dataset, address: str) -> None:
+    """Raise FormatError where the file is too small for what the dataset declares to hold."""
+    declared = math.prod(dataset.shape) * dataset.dtype.itemsize
+    stored = _stored(dataset)
+    if declared > WORTH_A_DOUBT and declared > LIKELY * stored:
+        message = f"declares {_binary(declared)}, stores {_decimal(stored)}; the rest would be fill values"
+        raise FormatError(f"{message}: --force of `gn normalize` takes it as it is", address=address)
+
+
+def _stored(dataset: h5py.Dataset) -> int:
+    """Bytes that the file has of the dataset's values, or at most has: they may be said to overlap."""
+    settings = dataset.id.get_create_plist()
+    if settings.get_external_count():
+        declared: int = math.prod(dataset.shape) * dataset.dtype.itemsize
+        return declared  # require_own has looked
+    if settings.get_layout() != h5py.h5d.VIRTUAL:
+        size: int = dataset.id.get_storage_size()
+        return min(size, os.path.getsize(dataset.file.filename))
+    total = 0
+    for source in _sources(settings):
+        if source.file == ".":
+            total += _stored(lookup(dataset.file, source.name, external=True))
+        elif path := _beside(dataset, source.file):
+            total += os.path.getsize(path)
+    return total
+
+
+def _binary(count: float) -> str:
+    for unit in ("B", "kiB", "MiB", "GiB", "TiB", "PiB"):
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} EiB"
+
+
+def _decimal(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
