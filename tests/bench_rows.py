@@ -224,6 +224,24 @@ np.save(sys.argv[2], torch.nn.functional.group_norm(x, 32).numpy())
 """
 
 
+# The seconds of one call of the command for so many files, which are links to one.
+MANY = """
+import os, shutil, subprocess, sys, time
+path, output, count = sys.argv[1:]
+names = [f"{output}-in/{number}.npy" for number in range(int(count))]
+try:
+    os.mkdir(f"{output}-in")
+    for name in names:
+        os.link(path, name)
+    start = time.perf_counter()
+    gn = [sys.executable, "-m", "gncli"]
+    subprocess.run([*gn, "normalize", *names, "-q", "-o", f"{output}-out/"], check=True)
+    print(time.perf_counter() - start)
+finally:
+    for folder in ("in", "out"):
+        shutil.rmtree(f"{output}-{folder}", ignore_errors=True)
+"""
+
 # The seconds of a normalization, on a cluster that has been started or, without one, on this machine.
 ON_DASK = """
 import sys, time
@@ -326,6 +344,9 @@ def rows(size: int) -> list[Row]:
     cat = ("sh", "-c", 'cat "$0" > /dev/null', four)
     numpy_stats = ("python", "-c", NUMPY_STATS, one)
     torch_file = ("python", "-c", TORCH_FILE, one, OUT)
+    count = max(2, size // MB)
+    many = ("python", "-c", MANY, Tensor((20, 64, 14, 14)), OUT, str(count))
+    single = ("python", "-c", MANY, Tensor((20 * count, 64, 14, 14)), OUT, "1")
     two = nchw(2)
     on_dask = [("python", "-c", ON_DASK, two, OUT, jobs, "local") for jobs in ("1", "2")]
     local = ("python", "-c", ON_DASK, two, OUT, "2", "")
@@ -378,6 +399,8 @@ def rows(size: int) -> list[Row]:
         Row("linear", f"time of {label(4)}", f"time of {label(1)}",
             (normalize(four), normalize(one)), 4.2, 4.0),
         *map(growth, (0.1, 1, 4, 8)),
+        Row("many", f"normalize {count} files of 1 MB, in one call", f"one of {label(1)}",
+            (many, single), 1.5, 1.2, printed=True),
         Row("dask-workers", f"normalize {label(2)} on 2 Dask workers, started before", "on 1",
             (on_dask[1], on_dask[0]), 1.6, 1.9, "speed", printed=True, needs="distributed"),
         Row("dask-local", f"normalize {label(2)} on 2 Dask workers, started before", "`--jobs 2`",

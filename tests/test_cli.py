@@ -557,6 +557,41 @@ def test_signals_clean_up_and_say_nothing(number: signal.Signals, code: int, tmp
     assert (process.returncode, out, err) == (code, "cleaned\n", "")
 
 
+FINALIZER = """
+import os, signal, sys, time
+import gncli.normalize
+from gncli.cli import main
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+def slow(*args, **kwargs):
+    Last()
+    time.sleep(60)
+
+gncli.normalize.normalize_tensor = slow
+sys.argv = ["gn", "normalize", "x.npy", "-g", "4"]
+main()
+"""
+
+
+def test_a_signal_within_a_finalizer(tmp_path: Path) -> None:
+    """Python drops what is raised there, and goes on."""
+    np.save(tmp_path / "x.npy", np.zeros((2, 4), np.float32))
+    done = subprocess.run(
+        [sys.executable, "-c", FINALIZER],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+    assert os.listdir(tmp_path) == ["x.npy"]
+
+
 def test_nohup_is_heeded(tmp_path: Path) -> None:
     code = (
         "import signal, gncli.cli as c; signal.signal(signal.SIGHUP, signal.SIG_IGN); c.gn = lambda: None; "

@@ -172,6 +172,8 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     """Leave by an exception, so that all is put away; by force where that takes long."""
     for each in STOPPING:  # once is enough: what puts away now is not to be cut short
         signal.signal(each, signal.SIG_IGN)
+    # A finalizer that runs just now swallows the exception, with a traceback; _leave ends the command then.
+    sys.unraisablehook = lambda *_: None
     # Without a lock of Python's, which the main thread may be holding just now.
     _thread.start_new_thread(_leave, (128 + number,))
     raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
