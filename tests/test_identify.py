@@ -380,3 +380,21 @@ def test_memory_is_bounded(affine: str) -> None:
     tracemalloc.stop()
     assert record["match"]
     assert peak < 25 << 20
+
+
+@pytest.mark.parametrize("affine", ["known", "unknown"])
+@pytest.mark.parametrize("mean", [0, 1000])
+def test_arithmetic_in_float32_misleads_nobody(affine: str, mean: float) -> None:
+    """All of it, statistics included: its roundings look a bit like another eps or another variance."""
+    x = normal(4, 12, 20, 24) * np.arange(1, 13, dtype="f4").reshape(1, 12, 1, 1) + np.float32(mean)
+    rows = x.reshape(4, 4, -1)
+    off = rows - rows.mean(-1, keepdims=True)
+    y = (off / np.sqrt((off * off).mean(-1, keepdims=True) + np.float32(1e-5))).reshape(x.shape)
+    if affine == "unknown":
+        y = y * GAMMA.astype("f4").reshape(1, 12, 1, 1) + BETA.astype("f4").reshape(1, 12, 1, 1)
+    assert y.dtype == np.float32
+    record = identified(x, y, affine=affine)
+    found = named(record)
+    assert record["match"]
+    assert found == USUAL | {name: found[name] for name in ("affine", "statistics")}
+    assert not any(candidate["fitted"] for candidate in record["candidates"][: record["tied"]])
