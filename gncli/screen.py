@@ -147,6 +147,7 @@ class Screen:
         return error if error >= 0 else inf
 
     def predicted(self, recipe: Recipe) -> Floats:
+        """What it makes of the sample."""
         sample, structure = self.sample, recipe.structure
         z = recipe.normalized(sample.x, *self.statistics(structure))
         if recipe.affine != "none":

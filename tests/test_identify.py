@@ -353,9 +353,12 @@ LARGE = tensor((2, 4, 5), dtype="f8") * 1e30
         (np.full((2, 4, 5), 3.0, "f4"), np.zeros((2, 4, 5), "f4"), True),
         (LARGE, made(LARGE, eps=0.0, layout="NCL"), True),
         (np.arange(40).reshape(2, 4, 5), np.arange(40).reshape(2, 4, 5), False),
+        (LARGE * 1e270, LARGE * 1e270, False),
+        (LARGE, np.abs(LARGE), False),
+        (np.where(LARGE > 0, LARGE, np.inf), np.where(LARGE > 0, np.inf, 1.0), False),
         (np.arange(12.0), (np.arange(12) - 5.5) / np.arange(12).std(), True),
     ],
-    ids=str,
+    ids=lambda value: f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else str(value),
 )  # fmt: skip
 def test_odd_tensors(x: Array, y: Array, match: bool) -> None:
     """Of one element, constant, huge, of integers, of one axis."""
