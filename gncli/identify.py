@@ -54,7 +54,7 @@ class Candidate:
 
 def identify_files(x: str, y: str, question: Question) -> dict[str, object]:
     """The record: candidates, best first, and what there is to say of them. Raises GnError."""
-    with ExitStack() as stack:
+    with ExitStack() as stack, np.errstate(all="ignore"):  # of recipes tried, most make no sense
 
         def opened(address: str) -> Source:
             source = open_seekable(address, external=question.allow_external)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.errors import UsageError
+from gncli.errors import OutputError, UsageError
 from gncli.tensors.staging import Staged
 
 try:
@@ -27,6 +27,7 @@ except ImportError:
 Histogram: TypeAlias = Mapping[str, Sequence[float]]
 
 COLOURS = {"before": "#0072B2", "after": "#D55E00"}
+HUGE = 1e300  # beyond it matplotlib's limits of an axis overflow
 FAR = 20.0  # times: ranges that differ by more share no linear axis
 
 
@@ -41,6 +42,9 @@ class Map(NamedTuple):
 
 def draw_tensor(path: str, title: str, histograms: Mapping[str, Histogram], maps: Sequence[Map]) -> None:
     """Histograms on one axis, and a heat map each of some statistics, into `path`. Raises GnError."""
+    edges = [edge for one in histograms.values() for edge in one["edges"]]
+    if max(map(abs, edges), default=0.0) > HUGE:
+        raise OutputError(f"cannot be drawn: values beyond {HUGE:g}", address=path)
     figure, axes = _figure(title, 1 + len(maps))
     _histograms(axes[0], histograms)
     for ax, one in zip(axes[1:], maps, strict=True):

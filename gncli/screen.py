@@ -21,7 +21,7 @@ STEP = 0.5
 GRID = np.arange(-12.0, 1.25, STEP)  # exponents of eps
 POOR = 1e-4  # of the output: a fit by none of the usual eps
 FITTED = 2  # times less error asks for an eps of its own: frameworks' roundings look like a little of it
-APART = 1.05  # times the least error: recipes that are no worse cannot be told apart
+APART = 1.5  # times the least error: recipes that are no worse cannot be told apart from it by roundings
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ class Screen:
         return error if error >= 0 else inf
 
     def predicted(self, recipe: Recipe) -> Floats:
+        """What it makes of the sample."""
         sample, structure = self.sample, recipe.structure
         z = recipe.normalized(sample.x, *self.statistics(structure))
         if recipe.affine != "none":
@@ -176,6 +177,7 @@ class Screen:
                 replace(recipe, eps=10.0**exponent, place=place, fitted=True)
                 for recipe in best
                 for place, exponent in product(PLACES, GRID)
+                if 10.0**exponent not in EPS
             )
         found += self._fitted(found, found)
         heads = [recipe for _, recipe in ranked(found)[:REFINED]]
@@ -218,7 +220,9 @@ class Screen:
             return []
         heads = dict.fromkeys(replace(recipe, eps=0.0, fitted=True) for _, recipe in ranked(some))
         fitted = map(self._fit, list(heads)[:REFINED])
-        return [(error, recipe) for error, recipe in fitted if error * FITTED < least]
+        return [
+            (error, recipe) for error, recipe in fitted if error * FITTED < least and recipe.eps not in EPS
+        ]
 
     def _fit(self, recipe: Recipe) -> tuple[float, Recipe]:
         """The recipe with the eps that suits the data best, in as few digits as say so."""

@@ -353,9 +353,12 @@ LARGE = tensor((2, 4, 5), dtype="f8") * 1e30
         (np.full((2, 4, 5), 3.0, "f4"), np.zeros((2, 4, 5), "f4"), True),
         (LARGE, made(LARGE, eps=0.0, layout="NCL"), True),
         (np.arange(40).reshape(2, 4, 5), np.arange(40).reshape(2, 4, 5), False),
+        (LARGE * 1e270, LARGE * 1e270, False),
+        (LARGE, np.abs(LARGE), False),
+        (np.where(LARGE > 0, LARGE, np.inf), np.where(LARGE > 0, np.inf, 1.0), False),
         (np.arange(12.0), (np.arange(12) - 5.5) / np.arange(12).std(), True),
     ],
-    ids=str,
+    ids=lambda value: f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else str(value),
 )  # fmt: skip
 def test_odd_tensors(x: Array, y: Array, match: bool) -> None:
     """Of one element, constant, huge, of integers, of one axis."""
@@ -380,3 +383,21 @@ def test_memory_is_bounded(affine: str) -> None:
     tracemalloc.stop()
     assert record["match"]
     assert peak < 25 << 20
+
+
+@pytest.mark.parametrize("affine", ["known", "unknown"])
+@pytest.mark.parametrize("mean", [0, 1000])
+def test_arithmetic_in_float32_misleads_nobody(affine: str, mean: float) -> None:
+    """All of it, statistics included: its roundings look a bit like another eps or another variance."""
+    x = normal(4, 12, 20, 24) * np.arange(1, 13, dtype="f4").reshape(1, 12, 1, 1) + np.float32(mean)
+    rows = x.reshape(4, 4, -1)
+    off = rows - rows.mean(-1, keepdims=True)
+    y = (off / np.sqrt((off * off).mean(-1, keepdims=True) + np.float32(1e-5))).reshape(x.shape)
+    if affine == "unknown":
+        y = y * GAMMA.astype("f4").reshape(1, 12, 1, 1) + BETA.astype("f4").reshape(1, 12, 1, 1)
+    assert y.dtype == np.float32
+    record = identified(x, y, affine=affine)
+    found = named(record)
+    assert record["match"]
+    assert found == USUAL | {name: found[name] for name in ("affine", "statistics")}
+    assert not any(candidate["fitted"] for candidate in record["candidates"][: record["tied"]])

@@ -120,6 +120,15 @@ def test_odd_tensors(gn: Gn) -> None:
         matplotlib.image.imread("d.png")
 
 
+def test_errors_that_float64_cannot_hold(gn: Gn) -> None:
+    np.save("x.npy", np.array([[1.7e308, 1.0]]))
+    np.save("y.npy", np.array([[-1.7e308, 2.0]]))
+    done = gn("diff", "x.npy", "y.npy", "--plot", "p.png", code=1)
+    assert done.stderr == "gn: warning: p.png: not drawn, for float64 cannot hold the errors\n"
+    done = gn("stats", "x.npy", "--plot", "p.png", code=1)
+    assert "p.png: cannot be drawn: values beyond 1e+300" in done.stderr
+
+
 def test_a_dollar_is_no_mathematics(gn: Gn) -> None:
     np.save("a$b_{c$.npy", normal(2, 4, 3))
     gn("stats", "a$b_{c$.npy", "--plot", "p.svg")

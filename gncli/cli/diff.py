@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,5 +76,8 @@ def plot_pair(path: str, a: str, b: str, record: dict[str, object], settings: Co
 
     if record["shape_a"] != record["shape_b"]:
         say("warning", f"{path}: not drawn, for the shapes differ")
+        return
+    if record["max_abs"] == math.inf:
+        say("warning", f"{path}: not drawn, for float64 cannot hold the errors")
         return
     plot_difference(path, a, b, record, settings)
