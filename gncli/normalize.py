@@ -69,22 +69,19 @@ def normalize_datasets(
     What can be known to fail before a value is read does so before anything is written.
     """
     target = output or default_output(addresses[0])
-    with ExitStack() as stack:
-        sources = []
-        for address in addresses:
-            try:
+    how: dict[str, Any] = {"force": force, "dry_run": dry_run, "command": command}
+    try:
+        with ExitStack() as stack:
+            sources = []
+            for address in addresses:
                 source = open_source(address, external=settings.allow_external, force=force)
                 stack.callback(source.close)
                 sources.append((source, _request(source, settings).dtype))
-            except GnError as error:
-                raise error.at(address) from None
-        opener = open_sink if dry_run else stack.enter_context(open_output(target, sources, force=force))
-        return [
-            normalize_file(
-                address, target, settings, force=force, dry_run=dry_run, command=command, opener=opener
-            )
-            for address in addresses
-        ]
+            opener = open_sink if dry_run else stack.enter_context(open_output(target, sources, force=force))
+            return [normalize_file(address, target, settings, **how, opener=opener) for address in addresses]
+    except GnError as error:
+        error.message += f"; so none of the {len(addresses)} datasets is written"
+        raise error.at(address) from None
 
 
 def normalize_file(

@@ -175,8 +175,8 @@ def require_stored(dataset: h5py.Dataset, address: str) -> None:
     declared = math.prod(dataset.shape) * dataset.dtype.itemsize
     stored = _stored(dataset)
     if declared > WORTH_A_DOUBT and declared > LIKELY * stored:
-        message = f"declares {_binary(declared)}, stores {_decimal(stored)}; the rest would be fill values"
-        raise FormatError(f"{message}: --force of `gn normalize` takes it as it is", address=address)
+        message = f"declares {_binary(declared)}, stores {_decimal(stored)}"
+        raise FormatError(f"{message}; if you believe it, `gn normalize --force` does too", address=address)
 
 
 def _stored(dataset: h5py.Dataset) -> int:
