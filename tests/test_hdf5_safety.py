@@ -407,3 +407,17 @@ def test_a_number_whose_bits_lie_outside_its_bytes(gn: Gn) -> None:
     Path("f.h5").write_bytes(raw.replace(described, described[:10] + b"\x60" + described[11:]))
     done = gn("normalize", "f.h5::/x", "-g", "2", code=1)
     assert "has a type whose bits lie outside its bytes" in done.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_names_of_any_bytes(gn: Gn, dtype: str) -> None:
+    with h5py.File("f.h5", "w") as file:
+        group = file.create_group(b"\xff\xfe")
+        for name in ("new\nline", "a b[2]", "\x1b[31m"):
+            group[name] = X
+        group.create_dataset("zipped", data=X, chunks=(1, 4, 5, 6), compression="gzip")
+    done = gn("normalize", "f.h5::/*/*", "-g", "2", "--dtype", dtype, "--format", "tsv")
+    assert len(done.stdout.splitlines()) == 5
+    assert "\x1b" not in gn("stats", "f.gn.h5").stdout
+    with h5py.File("f.gn.h5") as file:
+        assert [x.dtype for x in file[b"\xff\xfe"].values()] == [dtype] * 4

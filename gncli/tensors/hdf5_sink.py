@@ -110,7 +110,8 @@ class Hdf5Sink:
             self._dataset = dataset
             self._chunks = ChunkWriter(found, dataset, self._write_box, source.sink_share)
         else:
-            path, chunk_bytes = dataset.name, math.prod(dataset.chunks) * dataset.dtype.itemsize
+            chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
+            path = h5py.h5i.get_name(dataset.id)
             del dataset  # an object that is open already would keep its first cache
             self._dataset = open_dataset(file, path, source.sink_share, chunk_bytes)
         if self._places:
