@@ -149,6 +149,8 @@ class Hdf5Sink:
             if old.chunks and old.size and not places(old, os.fstat(self._output.descriptor).st_size):
                 _empty(old)
         else:
+            if old.chunks and old.size:
+                _empty(old)
             dataset = like(old, self._dtype)
             replace(file, old, dataset)
         return dataset
