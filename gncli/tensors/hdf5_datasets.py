@@ -8,8 +8,7 @@ import h5py
 import numpy as np
 
 from gncli.errors import OutputError
-from gncli.tensors.hdf5_find import walk
-from gncli.tensors.hdf5_references import mend_references
+from gncli.tensors.hdf5_references import Bonds
 
 # Of netCDF, which opens no variable where these have another type than its values.
 SAME_TYPE = ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
@@ -85,14 +84,14 @@ def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str) -> None:
         copy.write(value, of)
 
 
-def replace(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset) -> None:
+def replace(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset, bonds: Bonds) -> None:
     """Put `new` under each of the names of `old`, so that two names of one dataset stay that."""
     for dim in old.dims:
         for scale in dim.values():
             dim.detach_scale(scale)
-    for path in [path for path, dataset in walk(file, hard=True) if dataset == old]:
+    for path in bonds.moved(old, new):
         _relink(file, path, new)
-    mend_references(file, old, new)
+    bonds.mend(file, old, new)
 
 
 def _relink(file: h5py.File, path: str, new: h5py.Dataset) -> None:

@@ -152,7 +152,7 @@ class Hdf5Sink:
             if old.chunks and old.size:
                 _empty(old)
             dataset = like(old, self._dtype)
-            replace(file, old, dataset)
+            replace(file, old, dataset, self._output.bonds)
         return dataset
 
 
