@@ -127,6 +127,7 @@ def test_a_glob_that_fits_nothing(net: dict[str, Array], gn: Gn) -> None:
     ("addresses", "output", "pairs"),
     [
         (["f.h5::/a", "f.h5::/b"], None, [("f.h5::/a", "f.gn.h5"), ("f.h5::/b", "f.gn.h5")]),
+        (["f.h5::/a", "./f.h5::/b"], None, [("f.h5::/a", "f.gn.h5"), ("./f.h5::/b", "f.gn.h5")]),
         (["f.h5::/a", "./f.h5::/b"], "o.h5", [("f.h5::/a", "o.h5"), ("./f.h5::/b", "o.h5")]),
     ],
 )

@@ -94,29 +94,18 @@ def by_target(pairs: Sequence[tuple[str, str]]) -> Iterable[tuple[str, list[str]
     return together.items()
 
 
-def _one_file(addresses: Sequence[str], target: str) -> bool:
-    """Whether these are different datasets of one HDF5 file, which `target` can hold together."""
-    from gncli.tensors.address import SUFFIXES, split, suffix
-
-    files, names = zip(*map(split, addresses), strict=True)
-    path, name = split(target)
-    alike = len(set(map(os.path.realpath, files))) == 1 and len(set(names)) == len(names)
-    return alike and None not in names and name is None and SUFFIXES.get(suffix(path)) != "npy"
-
-
 def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str, str]]:
     """Each address with the target of its own. Raises UsageError where two would write one file.
 
     Datasets of one HDF5 file may.
     """
     from gncli.tensors import default_output
-    from gncli.tensors.address import split
+    from gncli.tensors.address import kind_of, split
 
     into_folder = output is not None and (output.endswith("/") or os.path.isdir(output))
-    if output is not None and not into_folder and len(addresses) > 1 and not _one_file(addresses, output):
-        raise UsageError(f"--output {output} is one file for {len(addresses)} inputs; give a folder, DIR/")
     readers = {os.path.realpath(split(address)[0]): address for address in addresses}
-    writers: dict[str, list[str]] = {}
+    firsts: dict[str, tuple[str, str]] = {}  # of each file that is written: the first input, and its target
+    named: set[tuple[str, str | None]] = set()
     targets = []
     for address in addresses:
         if output is None:
@@ -125,16 +114,24 @@ def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str
             target = os.path.join(output, os.path.basename(split(address)[0]))
         else:
             target = output
-        file = os.path.realpath(split(target)[0])
-        others = writers.setdefault(file, [])
-        if others and not _one_file([*others, address], target):
-            raise UsageError(
-                f"{others[0]} and {address} would both write {target}; give each its own --output"
-            )
-        if file in readers and file != os.path.realpath(split(address)[0]):
+        path, inside = split(target)
+        source, name = os.path.realpath(split(address)[0]), split(address)[1]
+        file = os.path.realpath(path)
+        if file in firsts:
+            first, target = firsts[file]
+            alike = name is not None and source == os.path.realpath(split(first)[0])
+            if not alike or (source, name) in named or inside is not None or kind_of(path) == "npy":
+                if output is not None and not into_folder:
+                    count = len(addresses)
+                    raise UsageError(f"--output {output} is one file for {count} inputs; give a folder, DIR/")
+                raise UsageError(
+                    f"{first} and {address} would both write {target}; give each its own --output"
+                )
+        if file in readers and file != source:
             raise UsageError(
                 f"{address} would write {target}, which is an input too; give it its own --output"
             )
-        others.append(address)
+        firsts.setdefault(file, (address, target))
+        named.add((source, name))
         targets.append((address, target))
     return targets

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gncli.errors import AddressError, GnError, UsageError
 from gncli.layout import Run
-from gncli.tensors.address import SUFFIXES, candidates, open_file, sniff, split, suffix
+from gncli.tensors.address import candidates, kind_of, open_file, sniff, split
 from gncli.tensors.npy import NpySink, NpySource
 
 
@@ -158,7 +158,7 @@ def open_sink(
     `attributes` tell in an HDF5 file what was done. Raises OutputError, UsageError.
     """
     path, name = split(target)
-    kind = SUFFIXES.get(suffix(path)) or _kind_of_input(source)
+    kind = kind_of(path) or _kind_of_input(source)
     if kind == "hdf5":
         from gncli.tensors.hdf5_sink import sink_alone
 
