@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli.tensors.hdf5_find import walk
+from gncli.tensors.hdf5_safety import encoded
 
 
 class Bonds:
@@ -59,7 +60,7 @@ def _address(dataset: h5py.Dataset) -> int:
 def _attributes(thing: Any) -> Iterator[Any]:
     """Those that hold references."""
     for key in thing.attrs:
-        attribute = h5py.h5a.open(thing.id, key if isinstance(key, bytes) else key.encode())
+        attribute = h5py.h5a.open(thing.id, encoded(key))
         if _holds_references(attribute) and attribute.get_space().get_simple_extent_npoints():
             yield attribute
 

@@ -230,7 +230,7 @@ def _empty(dataset: h5py.Dataset) -> None:
 
 
 def _describe(dataset: h5py.Dataset, attributes: Mapping[str, object]) -> None:
-    for key in [key for key in dataset.attrs if key.startswith(PREFIX)]:
+    for key in [key for key in dataset.attrs if isinstance(key, str) and key.startswith(PREFIX)]:
         del dataset.attrs[key]  # of an earlier run, which this one's would be mixed with
     for key, value in attributes.items():
         if value is not None:
