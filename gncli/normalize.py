@@ -64,10 +64,7 @@ def normalize_datasets(
     dry_run: bool = False,
     command: str = "",
 ) -> list[Normalized]:
-    """As `normalize_file` for datasets of one HDF5 file, which go into one file: all of them, or none.
-
-    What can be known to fail before a value is read does so before anything is written.
-    """
+    """As `normalize_file` for datasets of one HDF5 file, which go into one file: all of them, or none."""
     target = output or default_output(addresses[0])
     how: dict[str, Any] = {"force": force, "dry_run": dry_run, "command": command}
     try:
@@ -76,7 +73,8 @@ def normalize_datasets(
             for address in addresses:
                 source = open_source(address, external=settings.allow_external, force=force)
                 stack.callback(source.close)
-                sources.append((source, _request(source, settings).dtype))
+                _request(source, settings)  # or raise, before anything is written
+                sources.append(source)
             opener = open_sink if dry_run else stack.enter_context(open_output(target, sources, force=force))
             return [normalize_file(address, target, settings, **how, opener=opener) for address in addresses]
     except GnError as error:

@@ -169,9 +169,9 @@ def open_sink(
 
 
 def open_output(
-    target: str, sources: Sequence[tuple[Source, np.dtype[Any]]], *, force: bool
+    target: str, sources: Sequence[Source], *, force: bool
 ) -> AbstractContextManager[Callable[..., Sink]]:
-    """Gives an `open_sink` for `sources`, datasets of one HDF5 file with the dtypes that they will have.
+    """Gives an `open_sink` for `sources`, which are datasets of one HDF5 file.
 
     All go into one new file at `target`, which stands under its name if the block ends well.
     """

@@ -51,8 +51,7 @@ class _Numb:
 class Hdf5Output:
     """A new HDF5 file on its way to `path`: a copy of the file `origin`, or an empty one.
 
-    Values at `left_out`, ranges of bytes, are not copied: they will be overwritten where they lie. Raises
-    OutputError.
+    Values at `left_out`, ranges of bytes, are not copied: nobody will read them. Raises OutputError.
     """
 
     def __init__(

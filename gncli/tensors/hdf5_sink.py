@@ -167,7 +167,7 @@ def sink_alone(
 ) -> Hdf5Sink:
     """The one sink of a new file at `path`."""
     own = name in (None, _own_name(source))
-    output = Hdf5Output(path, _origin(source), _overwritten(source, dtype) if own else (), force=force)
+    output = Hdf5Output(path, _origin(source), _replaced(source) if own else (), force=force)
     try:
         return Hdf5Sink(output, name, source, dtype, force=force, attributes=attributes)
     except BaseException:
@@ -176,12 +176,10 @@ def sink_alone(
 
 
 @contextmanager
-def joint_output(
-    path: str, sources: Sequence[tuple[Source, np.dtype[Any]]], *, force: bool
-) -> Iterator[Callable[..., Hdf5Sink]]:
+def joint_output(path: str, sources: Sequence[Source], *, force: bool) -> Iterator[Callable[..., Hdf5Sink]]:
     """Gives an `open_sink` whose sinks are datasets of one new file, which stands if all goes well."""
-    (origin,) = {_origin(source) for source, _ in sources}
-    left_out = [place for source, dtype in sources for place in _overwritten(source, dtype)]
+    (origin,) = {_origin(source) for source in sources}
+    left_out = [place for source in sources for place in _replaced(source)]
     output = Hdf5Output(path, origin, left_out, force=force)
 
     def open_sink(
@@ -206,9 +204,9 @@ def _origin(source: Source) -> str | None:
     return source.path
 
 
-def _overwritten(source: Source, dtype: np.dtype[Any]) -> list[tuple[int, int]]:
-    """The ranges of the file that hold the source's values, if new ones of `dtype` take their places."""
-    if not isinstance(source, Hdf5Source) or source.dtype.newbyteorder("=") != dtype:
+def _replaced(source: Source) -> list[tuple[int, int]]:
+    """The ranges of the file that hold the source's values, which nobody will read from the copy."""
+    if not isinstance(source, Hdf5Source):
         return []
     if source.places:
         return source.places.ranges(math.prod(source.shape))
