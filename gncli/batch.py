@@ -16,7 +16,7 @@ from gncli.normalize import Normalized, Settings, normalize_datasets, normalize_
 from gncli.plan import TILE
 from gncli.progress import Progress
 from gncli.tensors import more
-from gncli.tensors.address import SUFFIXES, split, suffix
+from gncli.tensors.address import kind_of, split
 from gncli.tensors.staging import remove_left
 
 SMALL = 64 << 20  # bytes: less is done by one worker, so that others can do other files
@@ -46,7 +46,7 @@ class Job:
     def small(self) -> bool:
         """Whether it may be done beside others. HDF5 has one lock, and standard output has an order."""
         path, name = split(self.addresses[0])
-        apart = self.target == "-" or name is not None or SUFFIXES.get(suffix(self.target)) == "hdf5"
+        apart = self.target == "-" or name is not None or kind_of(self.target) == "hdf5"
         return not apart and self.size < SMALL and os.path.isfile(path)
 
 

@@ -79,29 +79,23 @@ def normalize_datasets(
     command: str = "",
     watch: Advance | None = None,
 ) -> list[Normalized]:
-    """As `normalize_file` for datasets of one HDF5 file, which go into one file: all of them, or none.
-
-    What can be known to fail before a value is read does so before anything is written.
-    """
+    """As `normalize_file` for datasets of one HDF5 file, which go into one file: all of them, or none."""
     target = output or default_output(addresses[0])
-    with ExitStack() as stack:
-        sources = []
-        for address in addresses:
-            try:
+    how: dict[str, Any] = {"force": force, "dry_run": dry_run, "command": command}
+    try:
+        with ExitStack() as stack:
+            sources = []
+            for address in addresses:
                 source = open_source(address, external=settings.allow_external, force=force)
                 stack.callback(source.close)
-                sources.append((source, _request(source, settings).dtype))
-            except GnError as error:
-                raise error.at(address) from None
-        opener = open_sink if dry_run else stack.enter_context(open_output(target, sources, force=force))
-        how: dict[str, Any] = {
-            "force": force,
-            "dry_run": dry_run,
-            "command": command,
-            "opener": opener,
-            "watch": watch,
-        }
-        return [normalize_file(address, target, settings, **how) for address in addresses]
+                _request(source, settings)  # or raise, before anything is written
+                sources.append(source)
+            opener = open_sink if dry_run else stack.enter_context(open_output(target, sources, force=force))
+            how |= {"opener": opener, "watch": watch}
+            return [normalize_file(address, target, settings, **how) for address in addresses]
+    except GnError as error:
+        error.message += f"; so none of the {len(addresses)} datasets is written"
+        raise error.at(address) from None
 
 
 def normalize_file(

@@ -385,6 +385,8 @@ def test_the_output_takes_hardly_more_space() -> None:
     make(x, chunks=(1, 16, 112, 112), shuffle=True, **GZIP)
     normalize_file("f.h5", "out.h5", Settings(groups=4))
     assert Path("out.h5").stat().st_size <= 1.1 * Path("f.h5").stat().st_size
+    normalize_file("f.h5", "half.h5", Settings(groups=4, dtype="float16"))
+    assert Path("half.h5").stat().st_size <= Path("f.h5").stat().st_size
 
 
 def test_large_contiguous_datasets_are_done_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -357,6 +357,19 @@ def test_other_filters_with_the_extra(gn: Gn) -> None:
             ].id.get_create_plist().get_filter(0)
 
 
+def test_a_filter_that_rounds_is_left_out(gn: Gn) -> None:
+    plugin = pytest.importorskip("hdf5plugin")
+    x = normal(3, 8, 20, 20)
+    with h5py.File("f.h5", "w") as file:
+        file.create_dataset("x", data=x, chunks=(1, 8, 20, 20), **plugin.Zfp(accuracy=0.5))
+        np.save("x.npy", file["x"][()])
+    gn("normalize", "x.npy", "-g", "4", "-q", "-o", "y.npy")
+    gn("normalize", "f.h5", "-g", "4", "-q")
+    with h5py.File("f.gn.h5") as file:
+        np.testing.assert_array_equal(file["x"], np.load("y.npy"))
+        assert file["x"].chunks == (1, 8, 20, 20)
+
+
 def test_the_copy_hears_an_interrupt() -> None:
     """Between two of its pieces, not after the last."""
     with h5py.File("f.h5", "w") as file:
@@ -407,3 +420,23 @@ def test_a_number_whose_bits_lie_outside_its_bytes(gn: Gn) -> None:
     Path("f.h5").write_bytes(raw.replace(described, described[:10] + b"\x60" + described[11:]))
     done = gn("normalize", "f.h5::/x", "-g", "2", code=1)
     assert "has a type whose bits lie outside its bytes" in done.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_names_of_any_bytes(gn: Gn, dtype: str) -> None:
+    with h5py.File("f.h5", "w") as file:
+        group = file.create_group(b"\xff\xfe")
+        for name in ("new\nline", "a b[2]", "\x1b[31m"):
+            group[name] = X
+        x = group.create_dataset("zipped", data=X, chunks=(1, 4, 5, 6), compression="gzip")
+        for thing in (x, file):
+            attribute = h5py.h5a.create(thing.id, b"\xfe", h5py.h5t.STD_I32LE, h5py.h5s.create_simple((2,)))
+            attribute.write(np.array([1, 2], "i4"))
+    done = gn("normalize", "f.h5::/*/*", "-g", "2", "--dtype", dtype, "--format", "tsv")
+    assert len(done.stdout.splitlines()) == 5
+    assert "\x1b" not in gn("stats", "f.gn.h5").stdout
+    with h5py.File("f.gn.h5") as file:
+        assert [x.dtype for x in file[b"\xff\xfe"].values()] == [dtype] * 4
+        values = np.empty(2, "i4")
+        h5py.h5a.open(file[b"\xff\xfe"]["zipped"].id, b"\xfe").read(values)
+        assert list(values) == [1, 2]

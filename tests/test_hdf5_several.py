@@ -96,6 +96,7 @@ def test_one_that_cannot_be_done_stops_all(net: dict[str, Array], gn: Gn, where:
     names = ["net.h5::/conv1", "net.h5::/conv2"]  # 8 and 16 channels
     done = gn("normalize", *(names if where == "first" else reversed(names)), "-g", "16", code=1)
     assert "gn: error: net.h5::/conv1: 8 channels do not divide into 16 groups" in done.stderr
+    assert done.stderr.splitlines()[0].endswith("; so none of the 2 datasets is written")
     assert done.stdout == ""
     assert os.listdir() == ["net.h5"]
 
@@ -124,6 +125,7 @@ def test_a_glob_that_fits_nothing(net: dict[str, Array], gn: Gn) -> None:
     ("addresses", "output", "pairs"),
     [
         (["f.h5::/a", "f.h5::/b"], None, [("f.h5::/a", "f.gn.h5"), ("f.h5::/b", "f.gn.h5")]),
+        (["f.h5::/a", "./f.h5::/b"], None, [("f.h5::/a", "f.gn.h5"), ("./f.h5::/b", "f.gn.h5")]),
         (["f.h5::/a", "./f.h5::/b"], "o.h5", [("f.h5::/a", "o.h5"), ("./f.h5::/b", "o.h5")]),
     ],
 )

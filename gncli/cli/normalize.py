@@ -123,57 +123,58 @@ def _leave_out(word: str | None) -> Callable[[str, tuple[int, ...]], bool]:
     return fits
 
 
-def _one_file(addresses: Sequence[str], target: str) -> bool:
-    """Whether these are different datasets of one HDF5 file, which `target` can hold together."""
-    from gncli.tensors.address import SUFFIXES, split, suffix
-
-    files, names = zip(*map(split, addresses), strict=True)
-    path, name = split(target)
-    alike = len(set(map(os.path.realpath, files))) == 1 and len(set(names)) == len(names)
-    return alike and None not in names and name is None and SUFFIXES.get(suffix(path)) != "npy"
-
-
 def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str, str]]:
-    """Each address with the target of its own. Raises UsageError where two would write one file.
+    """Each address with its target. Raises UsageError where two would write one file.
 
-    Datasets of one HDF5 file may.
+    Datasets of one HDF5 file may, and what goes to standard output goes there one after another.
     """
-    from gncli.tensors import default_output
-    from gncli.tensors.address import split
+    from gncli.tensors.address import kind_of, split
 
-    into_folder = _is_folder(output)
-    if output in (None, "-") or into_folder:
-        pass  # each has a place of its own, or the next one on the pipe
-    elif len(addresses) > 1 and not _one_file(addresses, output):
-        raise UsageError(f"--output {output} is one file for {len(addresses)} inputs; give a folder, DIR/")
     readers = {os.path.realpath(split(address)[0]): address for address in addresses}
-    writers: dict[str, list[str]] = {}
+    firsts: dict[str, tuple[str, str]] = {}  # of each file that is written: the first input, and its target
+    named: set[tuple[str, str | None]] = set()
     targets = []
     for address in addresses:
-        path = split(address)[0]
-        if output is None:
-            target = default_output(address)
-        elif into_folder and path == "-":
-            raise UsageError(f"- has no name to keep in {output}; give --output a file's name")
-        elif into_folder:
-            target = os.path.join(output, os.path.basename(path))
-        else:
-            target = output
-        targets.append((address, target))
+        target = _target(address, output)
         if target == "-":
-            continue  # which takes one tensor after another
-        file = os.path.realpath(split(target)[0])
-        others = writers.setdefault(file, [])
-        if others and not _one_file([*others, address], target):
-            raise UsageError(
-                f"{others[0]} and {address} would both write {target}; give each its own --output"
-            )
-        if file in readers and file != os.path.realpath(path):
+            targets.append((address, target))
+            continue
+        path, inside = split(target)
+        source, name = os.path.realpath(split(address)[0]), split(address)[1]
+        file = os.path.realpath(path)
+        if file in firsts:
+            first, target = firsts[file]
+            alike = name is not None and source == os.path.realpath(split(first)[0])
+            if not alike or (source, name) in named or inside is not None or kind_of(path) == "npy":
+                if output is not None and not _is_folder(output):
+                    count = len(addresses)
+                    raise UsageError(f"--output {output} is one file for {count} inputs; give a folder, DIR/")
+                raise UsageError(
+                    f"{first} and {address} would both write {target}; give each its own --output"
+                )
+        if file in readers and file != source:
             raise UsageError(
                 f"{address} would write {target}, which is an input too; give it its own --output"
             )
-        others.append(address)
+        firsts.setdefault(file, (address, target))
+        named.add((source, name))
+        targets.append((address, target))
     return targets
+
+
+def _target(address: str, output: str | None) -> str:
+    """Where it goes: beside itself, into a folder, or to the one file that is named."""
+    from gncli.tensors import default_output
+    from gncli.tensors.address import split
+
+    path = split(address)[0]
+    if output is None:
+        return default_output(address)
+    if not _is_folder(output):
+        return output
+    if path == "-":
+        raise UsageError(f"- has no name to keep in {output}; give --output a file's name")
+    return os.path.join(output, os.path.basename(path))
 
 
 def _is_folder(output: str | None) -> TypeGuard[str]:

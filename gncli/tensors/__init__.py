@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gncli.errors import AddressError, GnError, UsageError
 from gncli.layout import Run
-from gncli.tensors.address import SUFFIXES, candidates, open_file, sniff, split, suffix
+from gncli.tensors.address import candidates, kind_of, open_file, sniff, split
 from gncli.tensors.header import TensorHeader
 from gncli.tensors.npy import NpySink, NpySource
 from gncli.tensors.pipe import stream_at
@@ -218,7 +218,7 @@ def open_sink(
 
         return (StreamSink if in_order else SpooledSink)(source.shape, dtype, source.fortran)
     path, name = split(target)
-    kind = SUFFIXES.get(suffix(path)) or _kind_of_input(source)
+    kind = kind_of(path) or _kind_of_input(source)
     if kind == "hdf5":
         from gncli.tensors.hdf5_sink import sink_alone
 
@@ -229,9 +229,9 @@ def open_sink(
 
 
 def open_output(
-    target: str, sources: Sequence[tuple[Source, np.dtype[Any]]], *, force: bool
+    target: str, sources: Sequence[Source], *, force: bool
 ) -> AbstractContextManager[Callable[..., Sink]]:
-    """Gives an `open_sink` for `sources`, datasets of one HDF5 file with the dtypes that they will have.
+    """Gives an `open_sink` for `sources`, which are datasets of one HDF5 file.
 
     All go into one new file at `target`, which stands under its name if the block ends well.
     """

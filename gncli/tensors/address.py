@@ -42,6 +42,11 @@ def suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
+def kind_of(path: str) -> str | None:
+    """Of an output, as its suffix says; None where it says nothing."""
+    return SUFFIXES.get(suffix(path))
+
+
 def open_file(path: str) -> FileIO:
     """The regular file at `path`, unbuffered, for reading. Raises AddressError."""
     try:

@@ -101,7 +101,7 @@ class Hdf5Source:
         if self._chunks:
             self._chunks.most = nbytes
         elif not self.places:
-            file, name = self.dataset.file, self.dataset.name
+            file, name = self.dataset.file, h5py.h5i.get_name(self.dataset.id)
             del self.dataset  # an object that is open already would keep its first cache
             self.dataset = open_dataset(file, name, nbytes, chunk_bytes)
 
@@ -168,7 +168,7 @@ def select(dataset: h5py.Dataset, offset: tuple[int, ...], extent: tuple[int, ..
     return h5py.h5s.create_simple((math.prod(extent),)), in_file
 
 
-def open_dataset(file: h5py.File, name: str, nbytes: int, chunk_bytes: int) -> h5py.Dataset:
+def open_dataset(file: h5py.File, name: bytes, nbytes: int, chunk_bytes: int) -> h5py.Dataset:
     """The chunked dataset, with room for `nbytes` of its chunks, of `chunk_bytes` each.
 
     With less than a pass in storage order has in hand, chunks would be inflated again for each row.
@@ -178,7 +178,7 @@ def open_dataset(file: h5py.File, name: str, nbytes: int, chunk_bytes: int) -> h
     slots = min(100 * (nbytes // chunk_bytes) + 1, 2**20 - 1)
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_chunk_cache(slots, nbytes, 0.75)
-    return h5py.Dataset(h5py.h5d.open(file.id, name.encode("utf-8", "surrogateescape"), access))
+    return h5py.Dataset(h5py.h5d.open(file.id, name, access))
 
 
 def _state(descriptor: int) -> tuple[int, int]:

@@ -8,11 +8,15 @@ import h5py
 import numpy as np
 
 from gncli.errors import OutputError
-from gncli.tensors.hdf5_find import walk
-from gncli.tensors.hdf5_references import mend_references
+from gncli.tensors.hdf5_references import Bonds
+from gncli.tensors.hdf5_safety import encoded
 
 # Of netCDF, which opens no variable where these have another type than its values.
 SAME_TYPE = ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
+
+
+# Filters that round values: scale-offset, zfp, sz, fcidecomp, sz3, sperr.
+LOSSY = (h5py.h5z.FILTER_SCALEOFFSET, 32013, 32017, 32019, 32024, 32028)
 
 
 def space_of(shape: tuple[int, ...]) -> Any:
@@ -36,12 +40,12 @@ def takes_values(dataset: h5py.Dataset) -> bool:
     """Whether values written to it stay in its file, and stay as they are."""
     settings = dataset.id.get_create_plist()
     elsewhere = settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count() > 0
-    return not elsewhere and not _is_lossy(settings)
+    return not elsewhere and not _lossy(settings)
 
 
-def _is_lossy(settings: Any) -> bool:
+def _lossy(settings: Any) -> list[int]:
     filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
-    return h5py.h5z.FILTER_SCALEOFFSET in filters  # rounds floats to so many decimals
+    return [code for code in filters if code in LOSSY]
 
 
 def like(old: h5py.Dataset, dtype: np.dtype[Any]) -> h5py.Dataset:
@@ -52,8 +56,8 @@ def like(old: h5py.Dataset, dtype: np.dtype[Any]) -> h5py.Dataset:
         settings, space = contiguous(), space_of(old.shape)
     else:
         settings.set_chunk(settings.get_chunk())  # the copy remembers the size of the old elements
-        if _is_lossy(settings):
-            settings.remove_filter(h5py.h5z.FILTER_SCALEOFFSET)
+        for code in _lossy(settings):
+            settings.remove_filter(code)
     if has_fill:
         with np.errstate(over="ignore"):
             settings.set_fill_value(np.asarray(old.fillvalue).astype(dtype))
@@ -67,9 +71,9 @@ def like(old: h5py.Dataset, dtype: np.dtype[Any]) -> h5py.Dataset:
     return new
 
 
-def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str) -> None:
+def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str | bytes) -> None:
     # At the low level, where its type stays as it is: fixed strings, enumerations, references.
-    name = key.encode("utf-8", "surrogateescape")
+    name = encoded(key)
     attribute = h5py.h5a.open(old.id, name)
     kind = attribute.get_type()
     if key in SAME_TYPE and attribute.dtype == old.dtype:
@@ -85,19 +89,19 @@ def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str) -> None:
         copy.write(value, of)
 
 
-def replace(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset) -> None:
+def replace(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset, bonds: Bonds) -> None:
     """Put `new` under each of the names of `old`, so that two names of one dataset stay that."""
     for dim in old.dims:
         for scale in dim.values():
             dim.detach_scale(scale)
-    for path in [path for path, dataset in walk(file, hard=True) if dataset == old]:
+    for path in bonds.moved(old, new):
         _relink(file, path, new)
-    mend_references(file, old, new)
+    bonds.mend(file, old, new)
 
 
 def _relink(file: h5py.File, path: str, new: h5py.Dataset) -> None:
     """Make the link at `path` lead to `new`, at its place in the group's order of creation."""
-    parent, _, last = path.encode("utf-8", "surrogateescape").rpartition(b"/")
+    parent, _, last = encoded(path).rpartition(b"/")
     group = h5py.h5o.open(file.id, parent or b"/")
     after: list[bytes] = []
     if group.get_create_plist().get_link_creation_order() & h5py.h5p.CRT_ORDER_TRACKED:
@@ -112,7 +116,7 @@ def _relink(file: h5py.File, path: str, new: h5py.Dataset) -> None:
 
 def make_way(file: h5py.File, name: str, force: bool, address: str) -> None:
     """Unlink what stands at `name`, if that is allowed. Raises OutputError."""
-    *parents, last = [b"/", *(part.encode("utf-8", "surrogateescape") for part in name.split("/") if part)]
+    *parents, last = [b"/", *(encoded(part) for part in name.split("/") if part)]
     at = h5py.h5o.open(file.id, b"/")
     for depth, part in enumerate(parents[1:], 2):
         path = "/".join(name.split("/")[:depth])

@@ -61,10 +61,12 @@ def walk(
 
     None stands for what is damaged, or in another file, unless `external` links may be followed.
     """
-    links: list[tuple[str, object]] = []
-    file.visititems_links(lambda name, link: links.append((f"/{name}", link)))
-    for name, link in links:
-        if hard and not isinstance(link, h5py.HardLink):
+    links: list[tuple[bytes, int]] = []
+    # Not by visititems_links, which stumbles over names that are not UTF-8. It is one `link` for all calls.
+    file.id.links.visit(lambda path, link: links.append((path, link.type)), info=True)
+    for path, kind in links:
+        name = "/" + path.decode("utf-8", "surrogateescape")
+        if hard and kind != h5py.h5l.TYPE_HARD:
             continue
         try:
             thing = lookup(file, name, external=external)

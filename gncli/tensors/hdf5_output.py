@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from io import FileIO
 
 import h5py
@@ -13,6 +14,7 @@ import h5py
 from gncli.errors import OutputError
 from gncli.tensors.copying import copy_all_but
 from gncli.tensors.hdf5_errors import translated
+from gncli.tensors.hdf5_references import Bonds
 from gncli.tensors.staging import Staged
 
 
@@ -49,8 +51,7 @@ class _Numb:
 class Hdf5Output:
     """A new HDF5 file on its way to `path`: a copy of the file `origin`, or an empty one.
 
-    Values at `left_out`, ranges of bytes, are not copied: they will be overwritten where they lie. Raises
-    OutputError.
+    Values at `left_out`, ranges of bytes, are not copied: nobody will read them. Raises OutputError.
     """
 
     def __init__(
@@ -79,6 +80,11 @@ class Hdf5Output:
             self._h5 = h5py.File(self._numb, self._mode)
             self._mode = "r+"
         return self._h5
+
+    @cached_property
+    def bonds(self) -> Bonds:
+        """Of the file, for work within `do`."""
+        return Bonds(self.open())
 
     def close(self) -> None:
         if self._h5 is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -9,26 +10,66 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from gncli.tensors.hdf5_find import walk
+from gncli.tensors.hdf5_safety import encoded
 
-def mend_references(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset) -> None:
-    """Make all references of the file that lead to `old`, or to a region of it, lead to `new`."""
 
-    def visit(name: str, thing: Any) -> None:
-        for key in thing.attrs:
-            attribute = h5py.h5a.open(thing.id, key.encode("utf-8", "surrogateescape"))
-            if _holds_references(attribute) and attribute.get_space().get_simple_extent_npoints():
+class Bonds:
+    """What leads to the datasets of a file: looked up once, for all that are to be replaced."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._paths: dict[int, list[str]] = {}
+        self._holders: list[str | bytes] = []  # of references, among their attributes or values
+        for path, dataset in walk(file, hard=True):
+            if dataset is not None:
+                self._paths.setdefault(_address(dataset), []).append(path)
+        self._note("/", file)
+        file.visititems(self._note)
+
+    def moved(self, old: h5py.Dataset, new: h5py.Dataset) -> list[str]:
+        """The paths of hard links alone to `old`, which are to be those of `new`."""
+        paths = self._paths.pop(_address(old))
+        self._paths[_address(new)] = paths
+        return paths
+
+    def mend(self, file: h5py.File, old: h5py.Dataset, new: h5py.Dataset) -> None:
+        """Make all references that lead to `old`, or to a region of it, lead to `new`."""
+        for name in self._holders:
+            thing = file[name]
+            for attribute in _attributes(thing):
                 values = np.empty(attribute.shape, attribute.dtype)
                 attribute.read(values)
                 if _mend(values, file, old, new):
                     attribute.write(values)
-        if isinstance(thing, h5py.Dataset) and _is_here(thing) and _holds_references(thing.id) and thing.size:
-            values = np.empty(thing.shape, thing.dtype)
-            thing.id.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
-            if _mend(values, file, old, new):
-                thing.id.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+            if _has_values(thing):
+                values = np.empty(thing.shape, thing.dtype)
+                thing.id.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+                if _mend(values, file, old, new):
+                    thing.id.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
 
-    visit("/", file)
-    file.visititems(visit)
+    def _note(self, name: str | bytes, thing: Any) -> None:
+        if _has_values(thing) or any(True for _ in _attributes(thing)):
+            self._holders.append(name)
+
+
+def _address(dataset: h5py.Dataset) -> int:
+    address: int = h5py.h5o.get_info(dataset.id).addr
+    return address
+
+
+def _attributes(thing: Any) -> Iterator[Any]:
+    """Those that hold references."""
+    for key in thing.attrs:
+        attribute = h5py.h5a.open(thing.id, encoded(key))
+        if _holds_references(attribute) and attribute.get_space().get_simple_extent_npoints():
+            yield attribute
+
+
+def _has_values(thing: Any) -> bool:
+    """Whether it is a dataset of references."""
+    return isinstance(thing, h5py.Dataset) and bool(
+        _is_here(thing) and _holds_references(thing.id) and thing.size
+    )
 
 
 def _is_here(dataset: h5py.Dataset) -> bool:

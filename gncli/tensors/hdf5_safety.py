@@ -67,7 +67,7 @@ def lookup(file: h5py.File, name: str, *, external: bool = False) -> Any:
 
 def _lookup(file: h5py.File, name: str, address: str, external: bool) -> Any:
     at = h5py.h5g.open(file.id, b"/")
-    todo = _parts(name.encode("utf-8", "surrogateescape"))
+    todo = _parts(encoded(name))
     followed = 0
     while todo:
         part = todo.pop(0)
@@ -91,6 +91,11 @@ def _lookup(file: h5py.File, name: str, address: str, external: bool) -> Any:
             where = os.fsdecode(target[0]) if kind == h5py.h5l.TYPE_EXTERNAL else "a place of its own"
             raise ForeignLinkError(f"leads into another file, {where!r}; {PERMIT}", address=address)
     return at
+
+
+def encoded(name: str | bytes) -> bytes:
+    """A name as HDF5 has it; h5py gives bytes where it is not UTF-8."""
+    return name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
 
 
 def _parts(path: bytes) -> list[bytes]:
@@ -175,8 +180,8 @@ def require_stored(dataset: h5py.Dataset, address: str) -> None:
     declared = math.prod(dataset.shape) * dataset.dtype.itemsize
     stored = _stored(dataset)
     if declared > WORTH_A_DOUBT and declared > LIKELY * stored:
-        message = f"declares {_binary(declared)}, stores {_decimal(stored)}; the rest would be fill values"
-        raise FormatError(f"{message}: --force of `gn normalize` takes it as it is", address=address)
+        message = f"declares {_binary(declared)}, stores {_decimal(stored)}"
+        raise FormatError(f"{message}; if you believe it, `gn normalize --force` does too", address=address)
 
 
 def _stored(dataset: h5py.Dataset) -> int:

@@ -141,7 +141,8 @@ class Hdf5Sink(Hdf5Part):
             self._dataset = dataset
             self._chunks = ChunkWriter(found.coding, dataset, self._write_box, source.sink_share)
         else:
-            path, chunk_bytes = dataset.name, math.prod(dataset.chunks) * dataset.dtype.itemsize
+            chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
+            path = h5py.h5i.get_name(dataset.id)
             del dataset  # an object that is open already would keep its first cache
             self._dataset = open_dataset(file, path, source.sink_share, chunk_bytes)
         if self._places:
@@ -179,8 +180,10 @@ class Hdf5Sink(Hdf5Part):
             if old.chunks and old.size and not places(old, os.fstat(self._output.descriptor).st_size):
                 _empty(old)
         else:
+            if old.chunks and old.size:
+                _empty(old)
             dataset = like(old, self._dtype)
-            replace(file, old, dataset)
+            replace(file, old, dataset, self._output.bonds)
         return dataset
 
 
@@ -195,7 +198,7 @@ def sink_alone(
 ) -> Hdf5Sink:
     """The one sink of a new file at `path`."""
     own = name in (None, _own_name(source))
-    output = Hdf5Output(path, _origin(source), _overwritten(source, dtype) if own else (), force=force)
+    output = Hdf5Output(path, _origin(source), _replaced(source) if own else (), force=force)
     try:
         return Hdf5Sink(output, name, source, dtype, force=force, attributes=attributes)
     except BaseException:
@@ -204,12 +207,10 @@ def sink_alone(
 
 
 @contextmanager
-def joint_output(
-    path: str, sources: Sequence[tuple[Source, np.dtype[Any]]], *, force: bool
-) -> Iterator[Callable[..., Hdf5Sink]]:
+def joint_output(path: str, sources: Sequence[Source], *, force: bool) -> Iterator[Callable[..., Hdf5Sink]]:
     """Gives an `open_sink` whose sinks are datasets of one new file, which stands if all goes well."""
-    (origin,) = {_origin(source) for source, _ in sources}
-    left_out = [place for source, dtype in sources for place in _overwritten(source, dtype)]
+    (origin,) = {_origin(source) for source in sources}
+    left_out = [place for source in sources for place in _replaced(source)]
     output = Hdf5Output(path, origin, left_out, force=force)
 
     def open_sink(
@@ -240,9 +241,9 @@ def _origin(source: Source) -> str | None:
     return source.path
 
 
-def _overwritten(source: Source, dtype: np.dtype[Any]) -> list[tuple[int, int]]:
-    """The ranges of the file that hold the source's values, if new ones of `dtype` take their places."""
-    if not isinstance(source, Hdf5Source) or source.dtype.newbyteorder("=") != dtype:
+def _replaced(source: Source) -> list[tuple[int, int]]:
+    """The ranges of the file that hold the source's values, which nobody will read from the copy."""
+    if not isinstance(source, Hdf5Source):
         return []
     if source.places:
         return source.places.ranges(math.prod(source.shape))
@@ -264,7 +265,7 @@ def _empty(dataset: h5py.Dataset) -> None:
 
 
 def _describe(dataset: h5py.Dataset, attributes: Mapping[str, object]) -> None:
-    for key in [key for key in dataset.attrs if key.startswith(PREFIX)]:
+    for key in [key for key in dataset.attrs if isinstance(key, str) and key.startswith(PREFIX)]:
         del dataset.attrs[key]  # of an earlier run, which this one's would be mixed with
     for key, value in attributes.items():
         if value is not None:
