@@ -10,12 +10,13 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -114,12 +115,35 @@ class Cluster(Remote):
                 raise WorkerError(f"worker {worker} does not see them: {trouble}; {hint}")
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        future: Future[Result] = self._pool.submit(fn, *args, **kwargs)
-        self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
+        ours: Future[Result] = Future()
+        work = import_module("cloudpickle").dumps(partial(fn, *args, **kwargs))
+        theirs: Future[Result] = self._pool.submit(_perform, work)
+        self._pending.add(ours)
+        theirs.add_done_callback(partial(self._pass_on, ours))
+        ours.add_done_callback(lambda ours: self._forget(ours, theirs))
         if self._lost is not None:
             self._give_up(self._lost)
-        return future
+        return ours
+
+    def _pass_on(self, ours: Future[Any], theirs: Future[Any]) -> None:
+        with suppress(InvalidStateError):  # it was cancelled, or given up
+            if theirs.cancelled():  # not by us: distributed does it when it gives up the scheduler
+                ours.set_exception(WorkerError(self._lost or self._loss("the scheduler")))
+            elif (error := theirs.exception()) is None:
+                ours.set_result(theirs.result())
+            elif type(error).__name__ == "KilledWorker":
+                hint = "for want of memory perhaps; try a smaller --memory"
+                ours.set_exception(WorkerError(f"a block killed one worker after another, {hint}"))
+            else:
+                ours.set_exception(error)
+
+    def _forget(self, ours: Future[Any], theirs: Future[Any]) -> None:
+        self._pending.discard(ours)
+        if ours.cancelled():
+            theirs.cancel()
+
+    def _loss(self, what: str) -> str:
+        return f"lost {what} at {self.address}; see its logs, and start again"
 
     def close(self) -> None:
         """Twice, it does nothing."""
@@ -147,8 +171,9 @@ class Cluster(Remote):
         while not self._closed.wait(PULSE):
             alone = 0.0 if self._alive() else alone + PULSE
             if self._client.status == "closed" or alone >= PATIENCE:
-                what = "its workers" if self._client.status == "running" else "the scheduler"
-                self._give_up(f"lost {what} at {self.address}; see its logs, and start again")
+                self._give_up(
+                    self._loss("its workers" if self._client.status == "running" else "the scheduler")
+                )
                 return
 
     def _alive(self) -> bool:
@@ -163,6 +188,11 @@ class Cluster(Remote):
         for future in list(self._pending):
             with suppress(InvalidStateError):
                 future.set_exception(WorkerError(message))
+
+
+def _perform(work: bytes) -> Any:
+    """On a worker. In bytes, since the scheduler unpickles what it is given, and has no such files."""
+    return pickle.loads(work)()
 
 
 def _versions() -> dict[str, str]:

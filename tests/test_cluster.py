@@ -50,10 +50,11 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "scheduler.json"
+        (folder / "alone.py").write_text("import sys; sys.modules['gncli'] = None")  # it may not have gncli
         options = "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", self.file
-        self.scheduler = self.start("dask_scheduler", *options)
+        self.scheduler = self.start("dask_scheduler", *options, "--preload", folder / "alone.py")
         self.workers: list[subprocess.Popen[bytes]] = []
-        wait_for(self.file.exists)
+        wait_for(lambda: self.file.exists() and self.file.read_text().endswith("}"))
 
     @property
     def address(self) -> str:
@@ -181,6 +182,20 @@ def test_the_statistics_of_a_local_run(tmp_path: Path, pair: str, by: tuple[str,
         for where in (None, pair)
     )
     assert dask == local
+
+
+def test_differences(tmp_path: Path, pair: str, shell: Shell) -> None:
+    """The same record as without; also of a tensor in another order, of which a copy is made here."""
+    x = normal(6, 8, 64, 64)
+    y = x.copy()
+    y[3, 2, 1, 0] += 1
+    for name, array in (("x", x), ("y", y), ("f", np.asfortranarray(y))):
+        np.save(tmp_path / f"{name}.npy", array)
+    for other in ("y", "f"):
+        words = f"$gn diff x.npy {other}.npy -g 4 --format json"
+        assert shell(f"{words} --dask {pair}", code=1).stdout == shell(words, code=1).stdout
+    needs = "--dask needs files that its workers can open; a pipe is none of them"
+    assert needs in shell(f"$gn diff - x.npy --dask {pair} < x.npy", code=2).stderr
 
 
 def test_from_the_shell(tmp_path: Path, shell: Shell, pair: str) -> None:

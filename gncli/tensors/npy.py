@@ -57,9 +57,10 @@ class NpySource:
         """Forked processes share the file's one position."""
         return POSITIONED
 
-    def __init__(self, address: str, file: io.FileIO) -> None:
+    def __init__(self, address: str, file: io.FileIO, path: str | None = None) -> None:
         self.address = address
         self._file = file
+        self._path = path or split(address)[0]
         self._lock = threading.Lock()
         try:
             file.seek(0)
@@ -88,9 +89,8 @@ class NpySource:
         self._file.close()
 
     def __reduce__(self) -> tuple[Callable[..., NpySource], tuple[Any, ...]]:
-        path, _ = split(self.address)
         held = os.fstat(self._file.fileno())
-        return _open_again, (self.address, os.path.abspath(path), held.st_size, held.st_mtime_ns)
+        return _open_again, (self.address, os.path.abspath(self._path), held.st_size, held.st_mtime_ns)
 
     def _fill(self, block: NDArray[np.uint8], offset: int) -> None:
         done = 0
@@ -119,7 +119,7 @@ def _open_again(address: str, path: str, size: int, mtime_ns: int) -> NpySource:
         file.close()
         message = f"{path} has {held.st_size} bytes and another time of change than the file of {size} bytes"
         raise AddressError(message, address=address)
-    return NpySource(address, file)
+    return NpySource(address, file, path)
 
 
 class NpyPart:
