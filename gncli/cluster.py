@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import pickle
 import sys
 import threading
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from typing import Any, TypeVar
 
 from gncli import __version__
 from gncli.errors import GnError, UsageError, WorkerError
-from gncli.executors import Remote, usable_cores
+from gncli.executors import Remote, perform, usable_cores
 from gncli.extras import require_extra
 from gncli.worker import prepared
 
@@ -117,7 +116,7 @@ class Cluster(Remote):
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         ours: Future[Result] = Future()
         work = import_module("cloudpickle").dumps(partial(fn, *args, **kwargs))
-        theirs: Future[Result] = self._pool.submit(_perform, work)
+        theirs: Future[Result] = self._pool.submit(perform, work)
         self._pending.add(ours)
         theirs.add_done_callback(partial(self._pass_on, ours))
         ours.add_done_callback(lambda ours: self._forget(ours, theirs))
@@ -188,11 +187,6 @@ class Cluster(Remote):
         for future in list(self._pending):
             with suppress(InvalidStateError):
                 future.set_exception(WorkerError(message))
-
-
-def _perform(work: bytes) -> Any:
-    """On a worker. In bytes, since the scheduler unpickles what it is given, and has no such files."""
-    return pickle.loads(work)()
 
 
 def _versions() -> dict[str, str]:

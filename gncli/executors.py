@@ -9,6 +9,7 @@ arrays in memory, HDF5, and systems where forking is not safe.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -170,3 +171,8 @@ def in_order(
 
 def _each(function: Callable[[Task], Result], lot: list[Task]) -> list[Result]:
     return [function(task) for task in lot]
+
+
+def perform(work: bytes) -> Any:
+    """On a Remote's worker. In bytes, since a scheduler unpickles what it is given and has no such files."""
+    return pickle.loads(work)()

@@ -50,7 +50,7 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "scheduler.json"
-        (folder / "alone.py").write_text("import sys; sys.modules['gncli'] = None")  # it may not have gncli
+        (folder / "alone.py").write_text("import sys; sys.modules['gncli.tensors'] = None")  # it has no files
         options = "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", self.file
         self.scheduler = self.start("dask_scheduler", *options, "--preload", folder / "alone.py")
         self.workers: list[subprocess.Popen[bytes]] = []
