@@ -22,7 +22,7 @@ from arrays import normal
 from conftest import Gn, Shell
 
 from gncli import cluster
-from gncli.errors import GnError, UsageError, WorkerError
+from gncli.errors import GnError, WorkerError
 from gncli.normalize import Settings, normalize_file
 from gncli.stats import stats_file
 
@@ -311,16 +311,21 @@ def test_another_file_of_the_same_name(tmp_path: Path, mine: Processes) -> None:
         next(stats_file(f"{tmp_path}/here/x.npy", dask=mine.address))
 
 
-def test_no_worker_and_no_scheduler(tmp_path: Path, mine: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+def test_no_worker_and_no_scheduler(tmp_path: Path, mine: Processes, shell: Shell) -> None:
     np.save(tmp_path / "x.npy", normal(4, 4, 8))
-    for where, error, message in (
-        (mine.address, WorkerError, "no worker has joined tcp"),
-        ("tcp://127.0.0.1:1", WorkerError, "no scheduler at tcp://127.0.0.1:1: "),
-        ("nothing.json", UsageError, "is neither tcp://host:port, nor a scheduler file, nor local"),
+    impatient = "from gncli import cluster; cluster.PATIENCE = 1.0; from gncli.cli import main; main()"
+    for where, code, message in (
+        (mine.address, 1, f"no worker has joined {mine.address} within 1 seconds; start some"),
+        ("tcp://127.0.0.1:1", 1, "no scheduler at tcp://127.0.0.1:1: "),
+        (
+            "nothing.json",
+            2,
+            "--dask nothing.json is neither tcp://host:port, nor a scheduler file",
+        ),
     ):
-        with pytest.raises(error, match=message):
-            next(stats_file(f"{tmp_path}/x.npy", dask=where))
+        done = shell(f'python -c "{impatient}" stats x.npy --dask {where}', code=code)
+        assert done.stderr.startswith(f"gn: error: x.npy: {message}")
+        assert done.stderr.count("\n") == 1
 
 
 def test_a_file_that_is_no_scheduler_file(tmp_path: Path) -> None:
