@@ -49,7 +49,7 @@ def connect(address: str, jobs: int | None) -> Cluster:
     try:
         if address == "local":
             local = distributed.LocalCluster(
-                jobs or usable_cores(),
+                n_workers=jobs or usable_cores(),
                 threads_per_worker=1,
                 dashboard_address="127.0.0.1:0",  # of no use, but not to be had without
                 silence_logs=logging.CRITICAL,

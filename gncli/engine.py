@@ -69,7 +69,7 @@ def measure_groups(
             windows.append(window)
             yield from window.blocks
 
-    lot = plan.lot if source.forkable else 1  # else they take turns
+    lot = plan.lot(handed_back=True) if source.forkable else 1  # else they take turns
     results = in_order(executor, reader.records, blocks(), 2 * plan.jobs, lot, source.abandon)
     done, cascade = 0, Cascade()
     for records in results:
@@ -126,7 +126,7 @@ def _steps(worker: Normalizer, plan: Plan, executor: Executor, advance: Advance)
     """Windows of one block run side by side; a window of several is measured whole, then written."""
     ahead = 2 * plan.jobs
     one = not worker.source.forkable or not worker.sink.positioned  # in turn; values are held
-    lot = 1 if one else plan.lot
+    records_lot, lot = (1 if one else plan.lot(handed_back=back) for back in (True, False))
     for single, windows in groupby(plan.windows(), key=lambda window: len(window.blocks) == 1):
         if single:
             blocks = (window.blocks[0] for window in windows)
@@ -134,7 +134,7 @@ def _steps(worker: Normalizer, plan: Plan, executor: Executor, advance: Advance)
             continue
         for window in windows:
             cascade = Cascade()
-            for records in in_order(executor, worker.records, window.blocks, ahead, lot):
+            for records in in_order(executor, worker.records, window.blocks, ahead, records_lot):
                 advance(_elements(records) * worker.source.dtype.itemsize)
                 cascade.extend(records)
             moments = cascade.result()

@@ -108,15 +108,18 @@ class Plan:
     tile: int  # elements a tile may have
     together: int = 4  # blocks that a worker may be given at a time
 
-    @property
-    def lot(self) -> int:
-        """Blocks that a worker is given at a time: several of many, lest it wait for each one."""
+    def lot(self, *, handed_back: bool) -> int:
+        """Blocks that a worker is given at a time: several of many, lest it wait for each one.
+
+        `handed_back`: the moments of their groups are, which of many groups take more than the blocks.
+        """
         if self.geometry.size == 0:
             return 1
         first, second = self._shape_of_window()
         one, two = self.axes[1], self.axes[3]
-        if min(first * one.step, one.length) * min(second * two.step, two.length) > _FEW:
-            return 1  # moments are handed back, and would be held, for each block
+        groups = min(first * one.step, one.length) * min(second * two.step, two.length)
+        if handed_back and groups > _FEW:
+            return 1
         return max(1, min(self.together, self.geometry.size // (8 * BLOCK * self.tile * self.jobs)))
 
     def box(self, tiles: Box) -> Box:

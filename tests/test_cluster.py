@@ -334,6 +334,11 @@ def test_a_file_that_is_no_scheduler_file(tmp_path: Path) -> None:
         next(stats_file(f"{tmp_path}/x.npy", dask=f"{tmp_path}/x.npy"))
 
 
+def test_local_workers_are_as_many_as_jobs(shell: Shell) -> None:
+    script = "from gncli.cluster import connect\nmade = connect('local', 3)\nprint(made.jobs)\nmade.close()"
+    assert shell('python -c "$1"', script).stdout == "3\n"
+
+
 def test_pipes_stay_at_home(gn: Gn, tmp_path: Path, shell: Shell) -> None:
     np.save(tmp_path / "x.npy", normal(4, 4, 8))
     needs = "--dask needs files that its workers can open; a pipe is none of them"
