@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -32,13 +32,17 @@ PULSE = 0.5  # seconds between two looks
 Result = TypeVar("Result")
 
 
-@lru_cache(maxsize=1)
+_OPEN: dict[tuple[str, int | None], Cluster] = {}
+
+
 def connect(address: str, jobs: int | None) -> Cluster:
     """The cluster at `address`, the same for all tensors of a command.
 
     `address`: tcp://host:port, a scheduler file, or `local` for `jobs` processes on this machine.
     Raises UsageError where distributed is not installed, WorkerError where the cluster can't be used.
     """
+    if (address, jobs) in _OPEN:
+        return _OPEN[address, jobs]
     require_extra("dask", "distributed", "--dask")
     distributed: Any = import_module("distributed")
     if not os.environ.get("GN_DEBUG"):
@@ -69,14 +73,21 @@ def connect(address: str, jobs: int | None) -> Cluster:
         if local is not None:
             local.close()
         raise WorkerError(f"no scheduler at {address}: {_reason(error)}; is it running?") from None
-    cluster = Cluster(address, client, local)
-    atexit.register(cluster.close)
+    cluster = _OPEN[address, jobs] = Cluster(address, client, local)
     try:
         cluster.meet()
     except BaseException:
+        del _OPEN[address, jobs]
         cluster.close()
         raise
     return cluster
+
+
+@atexit.register
+def disconnect() -> None:
+    """Leave all clusters, and end those that were started for this process."""
+    while _OPEN:
+        _OPEN.popitem()[1].close()
 
 
 class Cluster(Remote):

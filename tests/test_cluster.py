@@ -94,9 +94,7 @@ def processes(folder: Path) -> Iterator[Processes]:
     try:
         yield made
     finally:
-        if cluster.connect.cache_info().currsize:
-            cluster.connect(made.address, None).close()
-            cluster.connect.cache_clear()
+        cluster.disconnect()
         made.end()
 
 
@@ -323,7 +321,7 @@ def test_no_worker_and_no_scheduler(tmp_path: Path, mine: Processes, shell: Shel
             "--dask nothing.json is neither tcp://host:port, nor a scheduler file",
         ),
     ):
-        done = shell(f'python -c "{impatient}" stats x.npy --dask {where}', code=code)
+        done = shell(f'{sys.executable} -c "{impatient}" stats x.npy --dask {where}', code=code)
         assert done.stderr.startswith(f"gn: error: x.npy: {message}")
         assert done.stderr.count("\n") == 1
 
@@ -336,7 +334,7 @@ def test_a_file_that_is_no_scheduler_file(tmp_path: Path) -> None:
 
 def test_local_workers_are_as_many_as_jobs(shell: Shell) -> None:
     script = "from gncli.cluster import connect\nmade = connect('local', 3)\nprint(made.jobs)\nmade.close()"
-    assert shell('python -c "$1"', script).stdout == "3\n"
+    assert shell(f'{sys.executable} -c "$1"', script).stdout == "3\n"
 
 
 def test_pipes_stay_at_home(gn: Gn, tmp_path: Path, shell: Shell) -> None:
@@ -351,12 +349,13 @@ def test_pipes_stay_at_home(gn: Gn, tmp_path: Path, shell: Shell) -> None:
 def test_without_the_extra(shell: Shell, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", normal(4, 4, 8))
     hidden = "import sys; sys.modules['distributed'] = None; from gncli.cli import main; main()"
-    done = shell(f'python -c "{hidden}" stats x.npy --dask local', code=2)
+    done = shell(f'{sys.executable} -c "{hidden}" stats x.npy --dask local', code=2)
     assert done.stderr == "gn: error: --dask needs the extra: pip install 'gncli[dask]'\n"
 
 
 def test_the_environment_is_not_obeyed(shell: Shell, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", normal(4, 4, 8))
-    loaded = "import sys; from gncli.cli import gn; gn.main(sys.argv[1:], standalone_mode=False)"
-    test = "; assert not {'dask', 'distributed'} & set(sys.modules)"
-    shell(f'DASK_SCHEDULER_ADDRESS=tcp://127.0.0.1:1 python -c "{loaded}{test}" normalize x.npy -g 2 -q')
+    script = "import sys; from gncli.cli import gn; gn.main(sys.argv[1:], standalone_mode=False)"
+    script += "; assert not {'dask', 'distributed'} & set(sys.modules)"
+    run = f'{sys.executable} -c "{script}" normalize x.npy -g 2 -q'
+    shell(f"DASK_SCHEDULER_ADDRESS=tcp://127.0.0.1:1 {run}")
