@@ -9,18 +9,17 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.errors import FormatError
 from gncli.layout import Run
-from gncli.tensors.address import reason
 from gncli.tensors.hdf5_grid import Grid
+from gncli.tensors.positioned import POSITIONED, drain, fill
 
-POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")
 _SHORTEST = 1 << 14  # bytes of a chunk: many calls for little are slower than HDF5
 
 
@@ -124,23 +123,12 @@ def read_places(
 
 
 def read_at(descriptor: int, block: NDArray[np.uint8], offset: int, address: str) -> None:
-    done = 0
-    while done < block.size:  # one call reads 2 GiB at most, or less where a signal comes
-        try:
-            got = os.preadv(descriptor, [block.data[done:]], offset + done)
-        except OSError as error:
-            raise FormatError(f"cannot be read: {reason(error)}", address=address) from None
-        if got == 0:
-            raise FormatError("shrank while it was read; try again", address=address)
-        done += got
+    fill(block, offset, lambda view, at: os.preadv(descriptor, [view], at), address)
 
 
 def write_places(descriptor: int, where: Places, runs: Sequence[Run], values: NDArray[Any]) -> None:
     """Write the runs' elements, 1-D, of the dtype as stored. From any thread or process. Raises OSError."""
     done = 0
     for offset, count in where.of(runs):
-        block = values[done : done + count].view(np.uint8).data
+        drain(values[done : done + count].view(np.uint8), offset, partial(os.pwrite, descriptor))
         done += count
-        while block:
-            written = os.pwrite(descriptor, block, offset)
-            block, offset = block[written:], offset + written

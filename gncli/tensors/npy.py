@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from gncli.errors import AddressError, FormatError
 from gncli.layout import Run
-from gncli.tensors.address import NPY_MAGIC, open_file, reason, require_numeric, split
+from gncli.tensors.address import NPY_MAGIC, open_file, require_numeric, split
+from gncli.tensors.positioned import POSITIONED, drain, fill
 from gncli.tensors.staging import Joined, Staged
 
 MAX_HEADER = 64 * 1024  # bytes; of one tensor's, rank 64 and all, hardly 1500 are not padding
 MAX_RANK = 64  # numpy's own
-POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")  # else a lock, seek, and read or write
 
 # The header is the text of a Python dict. Three entries of fixed form need no evaluator, which a
 # stranger could make to recurse, to warn or to fill memory. The L is Python 2's.
@@ -78,7 +78,8 @@ class NpySource:
         done = 0
         for start, count in runs:
             # As bytes: memoryview.cast knows no foreign byte order.
-            self._fill(buffer[done : done + count].view(np.uint8), self._offset + start * itemsize)
+            block = buffer[done : done + count].view(np.uint8)
+            fill(block, self._offset + start * itemsize, self._read_once, self.address)
             done += count
         return buffer[:done]
 
@@ -91,17 +92,6 @@ class NpySource:
     def __reduce__(self) -> tuple[Callable[..., NpySource], tuple[Any, ...]]:
         held = os.fstat(self._file.fileno())
         return _open_again, (self.address, os.path.abspath(self._path), held.st_size, held.st_mtime_ns)
-
-    def _fill(self, block: NDArray[np.uint8], offset: int) -> None:
-        done = 0
-        while done < block.size:  # one call reads 2 GiB at most, or less where a signal comes
-            try:
-                got = self._read_once(block.data[done:], offset + done)
-            except OSError as error:
-                raise FormatError(f"cannot be read: {reason(error)}", address=self.address) from None
-            if got == 0:
-                raise FormatError("shrank while it was read; try again", address=self.address)
-            done += got
 
     def _read_once(self, view: memoryview, offset: int) -> int:
         if POSITIONED:
@@ -157,10 +147,8 @@ class NpyPart:
             done += count
 
     def _put(self, block: NDArray[np.uint8], offset: int) -> None:
-        done = 0
         try:
-            while done < block.size:
-                done += self._write_once(block.data[done:], offset + done)
+            drain(block, offset, self._write_once)
         except OSError as error:
             raise self._staged.failure(error) from None
 
