@@ -141,7 +141,7 @@ class Cluster(Remote):
                 ours.set_exception(WorkerError(self._lost or self._loss("the scheduler")))
             elif (error := theirs.exception()) is None:
                 ours.set_result(theirs.result())
-            elif type(error).__name__ == "KilledWorker":
+            elif isinstance(error, import_module("distributed").KilledWorker):
                 hint = "for want of memory perhaps; try a smaller --memory"
                 ours.set_exception(WorkerError(f"a block killed one worker after another, {hint}"))
             else:

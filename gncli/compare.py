@@ -15,9 +15,9 @@ import numpy as np
 from gncli.api import DEFAULT_MEMORY
 from gncli.crew import Crew
 from gncli.difference import Differences, Floats, Tolerance, differences
-from gncli.errors import AddressError, GnError, UsageError
+from gncli.errors import AddressError, GnError
 from gncli.executors import in_order, threads
-from gncli.layout import Layout, Run, group_count, is_interleaved
+from gncli.layout import Layout, Run, group_count, is_interleaved, stretches
 from gncli.progress import Progress
 from gncli.stats import tensor_stats
 from gncli.tensors import Source, expand, open_seekable
@@ -95,8 +95,8 @@ def opened(a: str, b: str, options: Comparison) -> Iterator[Pair]:
             sources.append(open_seekable(address, external=options.allow_external))
             stack.callback(sources[-1].close)
         try:
-            if options.dask is not None and any(stream_at(split(address)[0]) for address in (a, b)):
-                raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
+            piped = any(stream_at(split(address)[0]) is not None for address in (a, b))
+            Crew.refuse_pipes(options.dask, piped=piped)
             yield Pair(sources[0], sources[1], options, stack)
         except GnError as error:
             raise error.at(a) from None
@@ -176,7 +176,6 @@ class Pair:
             return work(x, y, run[0])
 
         size, each = prod(a.shape), a.dtype.itemsize + b.dtype.itemsize
-        runs = ((start, min(CHUNK, size - start)) for start in range(0, size, CHUNK))
         label = f"{a.address} and {b.address}"
         cluster = self.crew.cluster if (a, b) == self.given else None  # copies are of this machine
         together = 1 if cluster is None else TOGETHER
@@ -184,7 +183,7 @@ class Pair:
             Progress(label, size * each, self.options.progress) as watch,
             threads(self.jobs) if cluster is None else nullcontext(cluster) as executor,
         ):
-            for result in in_order(executor, task, runs, 2 * self.jobs, together):
+            for result in in_order(executor, task, stretches(size, CHUNK), 2 * self.jobs, together):
                 watch.advance(CHUNK * each)
                 yield result
 

@@ -7,7 +7,9 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from gncli.errors import UsageError
 from gncli.executors import Remote, usable_cores, workers
+from gncli.plan import LOT
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Crew:
 
     @property
     def together(self) -> int:
-        """Blocks to a task: on a cluster it goes through a scheduler, which has some 0.2 ms for each."""
-        return 4 if self.cluster is None else 16
+        """Blocks to a task: on a cluster one costs some milliseconds."""
+        return LOT if self.cluster is None else 4 * LOT
 
     @classmethod
     def of(cls, jobs: int | None, memory: int, dask: str | None) -> Crew:
@@ -32,6 +34,12 @@ class Crew:
 
         cluster = connect(dask, jobs)
         return cls(cluster.jobs, memory * cluster.jobs, cluster)
+
+    @staticmethod
+    def refuse_pipes(dask: str | None, *, piped: bool) -> None:
+        """Raise UsageError where a cluster is to compute on what its workers cannot open."""
+        if dask is not None and piped:
+            raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
 
     @contextmanager
     def at_work(self, jobs: int, size: int, *, forkable: bool) -> Iterator[Executor]:

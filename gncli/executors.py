@@ -8,6 +8,7 @@ arrays in memory, HDF5, and systems where forking is not safe.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -77,6 +78,9 @@ def workers(jobs: int, size: int, *, forkable: bool) -> Iterator[Executor]:
     except BrokenExecutor:
         hint = "try --jobs 1 or a smaller --memory"
         raise WorkerError(f"a worker was killed, for want of memory perhaps; {hint}") from None
+    finally:
+        if apart:
+            gc.unfreeze()  # see _processes
 
 
 def _processes(jobs: int) -> Executor | None:

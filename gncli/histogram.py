@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli.executors import in_order, threads, usable_cores
-from gncli.layout import Run
+from gncli.layout import Run, stretches
 from gncli.progress import Progress
 from gncli.tensors import open_source
 from gncli.tensors.null import NullSink
@@ -81,14 +81,13 @@ def fill(
     try:
         size = prod(source.shape)
         workers = jobs or usable_cores()
-        runs = ((start, min(CHUNK, size - start)) for start in range(0, size, CHUNK))
 
         def task(run: Run) -> tuple[int, NDArray[np.int64]]:
             return run[1], histogram.count(source.read([run], np.empty(run[1], source.dtype)))
 
         nbytes = size * source.dtype.itemsize
         with Progress(f"{address}: histogram", nbytes, progress) as watch, threads(workers) as executor:
-            for done, counts in in_order(executor, task, runs, 2 * workers):
+            for done, counts in in_order(executor, task, stretches(size, CHUNK), 2 * workers):
                 histogram.add(counts)
                 watch.advance(done * source.dtype.itemsize)
     finally:

@@ -15,7 +15,7 @@ All that follows (plan, moments, groupnorm) knows this view only. Plain integers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from math import prod
@@ -121,6 +121,11 @@ class Geometry:
     def cells(self) -> tuple[int, int]:
         """Lengths of the two axes that are kept, in storage order."""
         return self.dims[1], self.dims[3]
+
+
+def stretches(size: int, most: int) -> Iterator[Run]:
+    """All of `size` elements in storage order, at most so many at a time."""
+    return ((start, min(most, size - start)) for start in range(0, size, most))
 
 
 def divisors(number: int) -> list[int]:

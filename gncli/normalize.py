@@ -16,7 +16,7 @@ from gncli.api import DEFAULT_MEMORY, per_channel
 from gncli.crew import Crew
 from gncli.dtypes import output_dtype
 from gncli.engine import Advance, bytes_to_read, normalize_tensor
-from gncli.errors import FormatError, GnError, LayoutError, UsageError
+from gncli.errors import FormatError, GnError, LayoutError
 from gncli.groupnorm import Norm
 from gncli.histogram import BINS, HistogramSink, fill, of_statistics
 from gncli.layout import Layout, geometry, group_count, grouped_shape, is_interleaved
@@ -123,12 +123,11 @@ def normalize_file(
         target = output or default_output(address)
         word, groups, norm, dtype = _request(source, settings)
         done = _describe_request(settings, word, groups)
+        streams = target == "-" or isinstance(source, StreamSource)
+        Crew.refuse_pipes(settings.dask, piped=streams)
         crew = Crew.of(settings.jobs, settings.memory, settings.dask)
         memory, jobs = left_for_blocks(source, crew.memory, crew.jobs, dtype.itemsize)
         cut = plan(norm.geometry, source.dtype.itemsize, dtype.itemsize, memory, jobs, crew.together)
-        streams = target == "-" or isinstance(source, StreamSource)
-        if streams and settings.dask is not None:
-            raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
         in_order = streams and cut.one_pass and cut.in_order
         if isinstance(source, StreamSource) and not in_order:
             source = source.spooled()

@@ -19,6 +19,7 @@ from gncli.layout import Box, Geometry, Run, runs_of
 
 TILE = 1 << 20  # bytes of a block's buffer: with less, the interpreter takes more time than the arithmetic
 BLOCK = 8  # tiles in a block, where the budget has room for them and groups are not larger
+LOT = 4  # blocks that a worker is given at a time
 SETS = 8192  # small groups in a tile
 LONGEST = 1 << 18  # elements: the sums of more would not be exact
 _FEW = 1024  # groups
@@ -106,7 +107,7 @@ class Plan:
     cells: int  # groups whose moments may be held at once
     jobs: int
     tile: int  # elements a tile may have
-    together: int = 4  # blocks that a worker may be given at a time
+    together: int = LOT  # blocks that a worker may be given at a time
 
     def lot(self, *, handed_back: bool) -> int:
         """Blocks that a worker is given at a time: several of many, lest it wait for each one.
@@ -212,7 +213,7 @@ class Plan:
         return runs_of(self.geometry.dims, box)
 
 
-def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int, together: int = 4) -> Plan:
+def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int, together: int = LOT) -> Plan:
     """Tiles, windows and blocks, for `memory` bytes of blocks and moments that `jobs` workers share.
 
     `source`, `sink`: bytes of an element; where they agree, one buffer serves both. Fewer workers are

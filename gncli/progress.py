@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TextIO
 
-from gncli.words import printable
+from gncli.words import as_size, printable
 
 PATIENCE = 1.0  # seconds before the first word, and between lines where none can be taken back
 FLICKER = 0.1  # seconds between two states of a line on a terminal
@@ -77,14 +77,6 @@ class Progress:
         with suppress(OSError, ValueError):  # nobody watches any more
             self._stream.write(text)
             self._stream.flush()
-
-
-def as_size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"
 
 
 def _time(seconds: float) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from gncli.api import DEFAULT_MEMORY
 from gncli.crew import Crew
 from gncli.engine import measure_all, measure_groups
-from gncli.errors import GnError, UsageError
+from gncli.errors import GnError
 from gncli.histogram import BINS, fill, of_statistics
 from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count, is_interleaved
 from gncli.moments import NOTHING
@@ -63,8 +63,7 @@ def tensor_stats(
         view = parts.view(source)
     else:
         view = flat_geometry(prod(source.shape))
-    if isinstance(source, StreamSource) and dask is not None:
-        raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
+    Crew.refuse_pipes(dask, piped=isinstance(source, StreamSource))
     crew = Crew.of(jobs, memory, dask)
     cut = plan(
         view, source.dtype.itemsize, 0, *left_for_blocks(source, crew.memory, crew.jobs), crew.together

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.layout import Geometry
+from gncli.layout import Geometry, divisors
 
 Floats: TypeAlias = NDArray[np.float64]
 Shape5: TypeAlias = tuple[int, int, int, int, int]
@@ -46,10 +46,6 @@ def form_of(geometry: Geometry, shape: Shape5) -> Form:
     outer, _, middle, _, inner = geometry.dims
     run = geometry.channel_run if geometry.channel_axis == 4 else inner
     return form(shape, inner >= LONG_RUN, outer * middle < 8, run)
-
-
-def _divisors(count: int) -> tuple[int, ...]:
-    return tuple(f for f in range(count, 1, -1) if count % f == 0)
 
 
 class Form:
@@ -152,7 +148,7 @@ class Rows(Form):
         self._chunks = (*shape[:4], inner // chunk, chunk) if chunk >= min(inner, 512) else None
         self._ones = np.ones(chunk)
         self._height = next((f for f in range(min(128, inner // 32), 7, -1) if inner % f == 0), 1)
-        self.folds = _divisors(self._height)
+        self.folds = tuple(divisors(self._height)[:0:-1])
 
     def view(self, scratch: Floats) -> Floats:
         return scratch[: self.size].reshape(self._split)
@@ -242,7 +238,7 @@ class Columns(Form):
         self._down_shape = tuple(shape[axis] for axis in self._down)
         self._across_shape = tuple(shape[axis] for axis in self.order if axis not in self._down)
         self._plane = (rows // self._repeat, self._repeat * width)
-        self.folds = _divisors(self._plane[0]) if self._plane[0] <= 128 else ()
+        self.folds = tuple(divisors(self._plane[0])[:0:-1]) if self._plane[0] <= 128 else ()
 
     @property
     def _down(self) -> tuple[int, ...]:

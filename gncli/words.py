@@ -27,6 +27,14 @@ Part: TypeAlias = str | Grid
 Record: TypeAlias = Mapping[str, Any]
 
 
+def as_size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
+
+
 def printable(text: str) -> str:
     """`text` on one line: what no terminal shows, or acts upon, is escaped as Python would."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

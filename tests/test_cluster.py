@@ -243,6 +243,17 @@ def written(folder: Path) -> int:
     return 0
 
 
+def test_a_block_that_kills_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
+    np.save(tmp_path / "x.npy", normal(4, 4, 8))
+    (tmp_path / "dask").mkdir()
+    with processes(tmp_path / "dask") as made:
+        made.add(2, "import os; os.preadv = lambda *_: os._exit(1)")
+        with pytest.raises(WorkerError, match="a block killed one worker after another, for want of memory"):
+            normalize_file(f"{tmp_path}/x.npy", None, Settings(groups=2, dask=made.address))
+    assert left(tmp_path) == ["x.npy"]
+
+
 @pytest.mark.parametrize("who", ["scheduler", "workers"])
 def test_nobody_left(tmp_path: Path, mine: Processes, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "PATIENCE", 2.0)

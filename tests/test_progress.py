@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gncli import progress
+from gncli import progress, words
 from gncli.progress import Progress
 from gncli.report import reporting, say
 
@@ -121,4 +121,4 @@ def test_time(seconds: float, shown: str) -> None:
     ("count", "shown"), [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (5e9, "5 GB"), (4.2e12, "4.2 TB")]
 )
 def test_size(count: float, shown: str) -> None:
-    assert progress.as_size(count) == shown
+    assert words.as_size(count) == shown

@@ -13,8 +13,8 @@ import click
 from gncli.cli import attempts, options
 from gncli.errors import UsageError
 from gncli.layout import Layout
-from gncli.progress import as_size
 from gncli.report import reporting, say
+from gncli.words import as_size
 
 if TYPE_CHECKING:
     from gncli.normalize import Normalized, Settings

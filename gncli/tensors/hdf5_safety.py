@@ -11,6 +11,7 @@ import h5py
 
 from gncli.errors import AddressError, FormatError
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
+from gncli.words import as_size
 
 MOST_LINKS = 16  # soft links on the way to one object; HDF5's own limit
 # Deflate makes at most 1032 bytes of one; what is said to be more than this and a gigabyte is not there.
@@ -180,7 +181,7 @@ def require_stored(dataset: h5py.Dataset, address: str) -> None:
     declared = math.prod(dataset.shape) * dataset.dtype.itemsize
     stored = _stored(dataset)
     if declared > WORTH_A_DOUBT and declared > LIKELY * stored:
-        message = f"declares {_binary(declared)}, stores {_decimal(stored)}"
+        message = f"declares {_binary(declared)}, stores {as_size(stored)}"
         raise FormatError(f"{message}; if you believe it, `gn normalize --force` does too", address=address)
 
 
@@ -208,11 +209,3 @@ def _binary(count: float) -> str:
             return f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} EiB"
-
-
-def _decimal(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
