@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,10 +19,20 @@ from click.testing import CliRunner, Result
 import gncli
 from gncli.cli import gn as group
 
+ROOT = Path(__file__).parents[1]
 OUTSIDE = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 Gn = Callable[..., Result]
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def loaded_from(file: Path, name: str) -> ModuleType:
+    """The module in `file`, without a place in sys.modules: another of that name may be installed."""
+    spec = spec_from_file_location(name, file)
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,3 +75,19 @@ def shell(tmp_path: Path) -> Shell:
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def packaging() -> ModuleType:
+    """What hatchling runs to compile the kernel."""
+    return loaded_from(ROOT / ".packaging" / "kernel.py", "packaging_kernel")
+
+
+@pytest.fixture(scope="session")
+def kernel(packaging: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """gncli_kernel as of this tree's source, alone in the folder of its __file__; whatever is installed."""
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not (shutil.which(packaging.compiler()[0]) and header.exists()):
+        pytest.skip("no C compiler, or no Python.h")
+    file = packaging.compiled(ROOT / "gncli" / "kernel.c", tmp_path_factory.mktemp("kernel"))
+    return loaded_from(file, "gncli_kernel")
