@@ -7,6 +7,13 @@
 #include <numpy/ndarrayobject.h>
 #include <numpy/ufuncobject.h>
 
+#include <float.h>
+
+/* A build that fails is one that uses numpy. */
+#if defined(__FAST_MATH__) || FLT_EVAL_METHOD != 0
+#error "float64 is not rounded at every step here"
+#endif
+
 static void
 deviate(char **args, const npy_intp *dimensions, const npy_intp *steps, void *Py_UNUSED(data))
 {

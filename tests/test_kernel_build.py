@@ -68,7 +68,7 @@ def test_so_has_an_editable_one(tmp_path: Path) -> None:
     assert "gncli/__init__.py" not in found
 
 
-@pytest.mark.parametrize("cc", ["/nonexistent", "false", "true", "'no closing quote"])
+@pytest.mark.parametrize("cc", ["/nonexistent", "false", "true", "cc -ffast-math", "'no closing quote"])
 @pytest.mark.parametrize("version", ["standard", "editable"])
 def test_without_a_compiler_it_is_pure_python_and_says_so(
     version: str, cc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
