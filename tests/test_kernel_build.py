@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import sysconfig
 import tarfile
 import tempfile
@@ -23,6 +24,7 @@ PRODUCT = f"gncli_kernel{sysconfig.get_config_var('EXT_SUFFIX')}"
 def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # hatchling's loading of the hook does write it
     monkeypatch.delenv("GNCLI_KERNEL", raising=False)
 
 
