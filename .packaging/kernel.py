@@ -40,14 +40,17 @@ def compiled(source: Path, folder: Path) -> Path:
     """The extension module made of `source`, in `folder`. Raises whatever stands in the way."""
     import numpy as np  # a wheel can be built without numpy, though without the module then
 
-    flags = FLAGS.copy()
+    flags = [*FLAGS, "-I", sysconfig.get_path("include"), "-I", np.get_include()]
     if sys.platform == "darwin":  # Python's symbols are found when it loads; $ARCHFLAGS is in the wheel's tag
         flags += ["-undefined", "dynamic_lookup", *shlex.split(os.environ.get("ARCHFLAGS", ""))]
-    for include in (sysconfig.get_path("include"), sysconfig.get_path("platinclude"), np.get_include()):
-        flags += ["-I", include]
     product = folder / f"gncli_kernel{sysconfig.get_config_var('EXT_SUFFIX')}"
     command = [*compiler(), *flags, str(source), "-o", str(product), "-lm"]
-    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS)
+    # Caught, not passed on: pip would wait for what a compiler that is left still holds open.
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").splitlines()
+        errors = [line for line in said if "error" in line]
+        raise ChildProcessError(f"{command[0]}: {(errors or said or [f'exit code {done.returncode}'])[0]}")
     return product.resolve(strict=True)  # it was made: hatchling fails where it was not
 
 

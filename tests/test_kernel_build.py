@@ -70,10 +70,23 @@ def test_so_has_an_editable_one(tmp_path: Path) -> None:
     assert "gncli/__init__.py" not in found
 
 
-@pytest.mark.parametrize("cc", ["/nonexistent", "false", "true", "cc -ffast-math", "'no closing quote"])
+@pytest.mark.parametrize(
+    ("cc", "why"),
+    [
+        ("/nonexistent", "No such file or directory: '/nonexistent'"),
+        ("false", "false: exit code 1"),
+        ("true", PRODUCT),
+        ("'no closing quote", "No closing quotation"),
+    ],
+)
 @pytest.mark.parametrize("version", ["standard", "editable"])
 def test_without_a_compiler_it_is_pure_python_and_says_so(
-    version: str, cc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    version: str,
+    cc: str,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("CC", cc)
     built = wheel(tmp_path, version=version)
@@ -82,6 +95,15 @@ def test_without_a_compiler_it_is_pure_python_and_says_so(
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 1
     assert said[0].startswith("gn will use numpy")
+    assert why in said[0]
+
+
+def test_what_the_compiler_says_is_the_reason(
+    kernel: ModuleType, packaging: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", " ".join([*packaging.compiler(), "-ffast-math"]))
+    with pytest.raises(ChildProcessError, match="float64 is not rounded at every step"):
+        packaging.compiled(ROOT / "gncli" / "kernel.c", tmp_path)
 
 
 def test_nothing_is_compiled_where_that_is_not_wanted(
