@@ -22,3 +22,8 @@ def output_dtype(stored: np.dtype[Any], wanted: DTypeLike | None = None) -> np.d
     if stored.kind == "f":
         return stored.newbyteorder("=")
     return np.dtype(np.float32 if stored.itemsize <= 2 else np.float64)
+
+
+def last_place(bits: int) -> float:
+    """The last place of a float32 whose bits, shifted by one to lose the sign, are these."""
+    return float(2.0 ** (max(bits >> 24 & 255, 1) - 150))

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli import doubledouble as dd
+from gncli import kernel
 from gncli.doubledouble import Pair
 from gncli.errors import UsageError
 from gncli.layout import Box, Geometry
-from gncli.measure import TINY, Scratch, deviations, measure
+from gncli.measure import TINY, Left, Scratch, deviations, measure
 from gncli.moments import Floats, Moments
 from gncli.tile import Form
 
@@ -94,13 +95,13 @@ def normalize(
     moments: Moments,
     scratch: Scratch,
     *,
-    measured: bool = False,
+    left: Left = Left.NOTHING,
 ) -> None:
     """Write the normalized tile `source` to `sink` (five axes each), from the moments of its cells' groups.
 
-    `measured`: the scratch still holds what `measure` left of this very tile.
+    `left`: by `measure` of this very tile, whose moments these are.
     """
-    high, low = scale_of(norm, form, moments, plain=measured)
+    high, low = scale_of(norm, form, moments, plain=left >= Left.PLAIN)
     scale: Pair = (form.spread(high), form.spread(low))
     beta = None
     if norm.gamma is not None or norm.beta is not None:
@@ -114,19 +115,52 @@ def normalize(
             )
     if norm.twofold:
         _apply_twofold(form, source, moments, scale, beta, scratch)
-    else:
-        work = form.view(scratch.work)
-        if not measured:
-            work = form.load(source, scratch.work)
-            if form.any(moments.unit != 1.0):
-                np.multiply(work, form.lay_cells(moments.unit), out=work)
-            np.subtract(work, form.lay_cells(moments.mean[0]), out=work)
-        shift = -(form.spread(moments.mean[1]) * scale[0])
-        np.multiply(work, form.lay(scale[0]), out=work)
-        np.add(work, form.lay(shift if beta is None else shift + beta), out=work)
-        if beta is not None:
-            _mend(norm, form, source, moments, scratch, channels, beta, measured)
+        form.store(scratch.work, sink)
+        return
+    shift = -(form.spread(moments.mean[1]) * scale[0])
+    if beta is not None:
+        shift = shift + beta
+    short = None if beta is None else float(np.abs(beta).max()) * _CANCELLED
+    if left or (form.all(moments.unit == 1.0) and form.all(moments.finite == moments.size)):
+        swift = kernel.swift(form, source, sink)
+        if swift and _applied(swift, source, sink, moments.mean[0], scale[0], shift, short, scratch):
+            return
+    work = form.view(scratch.work)
+    if left < Left.DEVIATIONS:
+        work = form.load(source, scratch.work)
+        if form.any(moments.unit != 1.0):
+            np.multiply(work, form.lay_cells(moments.unit), out=work)
+        np.subtract(work, form.lay_cells(moments.mean[0]), out=work)
+    np.multiply(work, form.lay(scale[0]), out=work)
+    np.add(work, form.lay(shift), out=work)
+    if beta is not None and short is not None:
+        _mend(norm, form, source, moments, scratch, channels, beta, short, left)
     form.store(scratch.work, sink)
+
+
+def _applied(
+    swift: kernel.Runs,
+    source: NDArray[Any],
+    sink: NDArray[Any],
+    mean: Any,
+    scale: Floats,
+    shift: Floats,
+    short: float | None,
+    scratch: Scratch,
+) -> bool:
+    """By the compiled pass; not where a value may need mending, for which the source is left as it is."""
+    if short is None:
+        swift.apply(source, mean, scale, shift, sink)
+        return True
+    beside = (
+        each.view(np.float32)[: sink.size].reshape(sink.shape) for each in (scratch.spare, scratch.part)
+    )
+    trial, magnitude = beside
+    swift.apply(source, mean, scale, shift, trial)
+    if np.abs(trial, out=magnitude).min() <= np.float32(short):
+        return False
+    np.copyto(sink, trial)
+    return True
 
 
 def _mend(
@@ -137,17 +171,17 @@ def _mend(
     scratch: Scratch,
     channels: NDArray[np.intp],
     beta: Floats,
-    measured: bool,
+    short: float,
+    left: Left,
 ) -> None:
     """Compute anew, in pairs, what is so small beside beta that float64 may miss it by a float32 ulp."""
     work = form.view(scratch.work)
     magnitude = np.abs(work, out=form.view(scratch.part))
-    least = float(np.abs(beta).max()) * _CANCELLED
-    if not float(np.minimum.reduce(scratch.part[: form.size])) < least:
+    if not float(np.minimum.reduce(scratch.part[: form.size])) < short:
         return
-    lost = magnitude < least
+    lost = magnitude < short
     result = work.copy()
-    if measured:
+    if left:
         moments, _ = measure(form, source, scratch, twofold=True)
 
     def picked(values: Any) -> Any:

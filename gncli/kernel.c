@@ -1,4 +1,9 @@
-/* gncli_kernel: what numpy would take several passes for, in one. */
+/* gncli_kernel: what numpy takes several passes over float32 for, in one; the same to the bit.
+
+   Sums of values are exact: pairs of float64, and the caller uses them only where a pair holds all the
+   digits. So it does not matter that numpy adds in another order. Sums of squares are not, and are taken
+   in numpy's own order. A product and a sum are two roundings, as they are for numpy: see the flags of the
+   build. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -8,41 +13,394 @@
 #include <numpy/ufuncobject.h>
 
 #include <float.h>
+#include <stdint.h>
+#include <string.h>
 
 /* A build that fails is one that uses numpy. */
 #if defined(__FAST_MATH__) || FLT_EVAL_METHOD != 0
 #error "float64 is not rounded at every step here"
 #endif
 
-static void
-deviate(char **args, const npy_intp *dimensions, const npy_intp *steps, void *Py_UNUSED(data))
-{
-    const char *x = args[0], *c = args[1];
-    char *out = args[2];
-    for (npy_intp i = 0; i < dimensions[0]; i++, x += steps[0], c += steps[1], out += steps[2]) {
-        *(double *)out = (double)*(const float *)x - *(const double *)c;
+#define INLINE static inline __attribute__((always_inline))
+
+/* Compiled for several processors; which one it is shows when the module is loaded. */
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+#define FAST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FAST
+#endif
+
+/* In place, too, no element needs another: the loop may be taken several at a time. */
+#if defined(__clang__)
+#define SIDE_BY_SIDE _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define SIDE_BY_SIDE _Pragma("GCC ivdep")
+#endif
+
+enum {
+    VERSION = 1, /* gncli.kernel asks for it */
+    DEPTH = 8,   /* values that are added up before their sum goes to a pair, if that is exact */
+    WIDTH = 32,  /* lanes that a row is laid in: they fit the registers */
+    STRIP = 256  /* columns at a time: they fit the first cache */
+};
+
+static const double PIVOT = 262144; /* as in gncli/measure.py */
+
+typedef npy_intp n_t;
+
+/* Of each lane: least and most, the magnitude's bits of the least that is not 0, the sum and its rest. */
+typedef struct {
+    float least[STRIP], most[STRIP];
+    uint32_t bits[STRIP];
+    double sum[STRIP], rest[STRIP];
+} Lanes;
+
+INLINE uint32_t magnitude(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (bits << 1) - 1; /* ordered as magnitudes are, but that 0 comes last */
+}
+
+INLINE void add(double *sum, double *rest, double term) {
+    double total = *sum + term, part = total - *sum;
+    *rest += (*sum - (total - part)) + (term - part);
+    *sum = total;
+}
+
+/* The state before any row: `x` is the first. */
+INLINE void begin(Lanes *all, const float *restrict x, n_t lanes) {
+    for (n_t j = 0; j < lanes; j++) {
+        all->least[j] = all->most[j] = x[j];
+        all->bits[j] = UINT32_MAX;
+        all->sum[j] = all->rest[j] = 0;
     }
 }
 
-static PyUFuncGenericFunction deviate_loops[] = {deviate};
+/* `rows` rows, `pitch` values apart: several only where so many values add up exactly. */
+INLINE void take(Lanes *all, const float *restrict x, n_t rows, n_t pitch, n_t lanes) {
+    double term[STRIP];
+    for (n_t r = 0; r < rows; r++)
+        for (n_t j = 0; j < lanes; j++) {
+            float value = x[r * pitch + j];
+            all->least[j] = value < all->least[j] ? value : all->least[j];
+            all->most[j] = value > all->most[j] ? value : all->most[j];
+        }
+    for (n_t r = 0; r < rows; r++)
+        for (n_t j = 0; j < lanes; j++) {
+            uint32_t bits = magnitude(x[r * pitch + j]);
+            all->bits[j] = bits < all->bits[j] ? bits : all->bits[j];
+        }
+    for (n_t j = 0; j < lanes; j++)
+        term[j] = x[j];
+    for (n_t r = 1; r < rows; r++)
+        for (n_t j = 0; j < lanes; j++)
+            term[j] += x[r * pitch + j];
+    for (n_t j = 0; j < lanes; j++)
+        add(&all->sum[j], &all->rest[j], term[j]);
+}
+
+/* Two lanes as one, the first. */
+INLINE void merge(Lanes *all, n_t to, n_t from) {
+    all->least[to] = all->least[from] < all->least[to] ? all->least[from] : all->least[to];
+    all->most[to] = all->most[from] > all->most[to] ? all->most[from] : all->most[to];
+    all->bits[to] = all->bits[from] < all->bits[to] ? all->bits[from] : all->bits[to];
+    add(&all->sum[to], &all->rest[to], all->sum[from]);
+    all->rest[to] += all->rest[from];
+}
+
+/* Whether DEPTH values of a lane do add up exactly: whether they span 53 bits or fewer. */
+INLINE int is_exact(const Lanes *all, n_t lanes) {
+    int exact = 1;
+    for (n_t j = 0; j < lanes; j++) {
+        uint32_t low = magnitude(all->least[j]) + 1, high = magnitude(all->most[j]) + 1;
+        uint32_t most = (low > high ? low : high) >> 24, least = (all->bits[j] + 1) >> 24;
+        exact &= most <= (least ? least : 1) + 26;
+    }
+    return exact;
+}
+
+INLINE void survey_row(Lanes *all, const float *restrict x, n_t count, n_t depth) {
+    n_t at = 0, lanes = count < WIDTH ? 1 : WIDTH;
+    begin(all, x, lanes);
+    for (; at + depth * WIDTH <= count; at += depth * WIDTH)
+        take(all, x + at, depth, WIDTH, WIDTH);
+    for (; at + WIDTH <= count; at += WIDTH)
+        take(all, x + at, 1, 0, WIDTH);
+    for (; at < count; at++)
+        take(all, x + at, 1, 0, 1);
+    for (n_t j = 1; j < lanes; j++)
+        merge(all, 0, j);
+}
+
+INLINE void survey_strip(Lanes *all, const float *restrict x, n_t rows, n_t pitch, n_t lanes, n_t depth) {
+    n_t r = 0;
+    begin(all, x, lanes);
+    for (; r + depth <= rows; r += depth)
+        take(all, x + r * pitch, depth, pitch, lanes);
+    for (; r < rows; r++)
+        take(all, x + r * pitch, 1, 0, lanes);
+}
+
+INLINE const float *gather(float *restrict row, const char *x, n_t step, n_t lanes) {
+    for (n_t j = 0; j < lanes; j++)
+        row[j] = *(const float *)(x + j * step);
+    return row;
+}
+
+/* Core axes are contiguous where it says so; or an error is set. */
+static int packed(n_t count, n_t step, size_t size) {
+    NPY_ALLOW_C_API_DEF
+    if (count < 2 || step == (n_t)size)
+        return 1;
+    NPY_ALLOW_C_API;
+    PyErr_SetString(PyExc_ValueError, "the last axis is not contiguous");
+    NPY_DISABLE_C_API;
+    return 0;
+}
+
+static const char survey_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_UINT32, NPY_DOUBLE, NPY_DOUBLE};
+
+FAST static void survey(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    Lanes all;
+    if (!packed(dims[1], steps[6], sizeof(float)))
+        return;
+    for (n_t i = 0; i < dims[0]; i++) {
+        const float *x = (const float *)(args[0] + i * steps[0]);
+        survey_row(&all, x, dims[1], DEPTH);
+        if (!is_exact(&all, 1))
+            survey_row(&all, x, dims[1], 1);
+        *(double *)(args[1] + i * steps[1]) = all.least[0] + 0.0; /* not -0 */
+        *(double *)(args[2] + i * steps[2]) = all.most[0] + 0.0;
+        *(uint32_t *)(args[3] + i * steps[3]) = all.bits[0];
+        *(double *)(args[4] + i * steps[4]) = all.sum[0];
+        *(double *)(args[5] + i * steps[5]) = all.rest[0];
+    }
+}
+
+FAST static void survey_columns(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    n_t rows = dims[1], columns = dims[2], pitch = steps[6] / (n_t)sizeof(float), lanes;
+    Lanes all;
+    if (!packed(columns, steps[7], sizeof(float)))
+        return;
+    for (n_t i = 0; i < dims[0]; i++)
+        for (n_t at = 0; at < columns; at += lanes) {
+            const float *x = (const float *)(args[0] + i * steps[0]) + at;
+            lanes = columns - at < STRIP ? columns - at : STRIP;
+            if (lanes == STRIP)
+                survey_strip(&all, x, rows, pitch, STRIP, DEPTH);
+            else
+                survey_strip(&all, x, rows, pitch, lanes, DEPTH);
+            if (!is_exact(&all, lanes))
+                survey_strip(&all, x, rows, pitch, lanes, 1);
+            for (n_t j = 0; j < lanes; j++) {
+                *(double *)(args[1] + i * steps[1] + (at + j) * steps[8]) = all.least[j] + 0.0;
+                *(double *)(args[2] + i * steps[2] + (at + j) * steps[9]) = all.most[j] + 0.0;
+                *(uint32_t *)(args[3] + i * steps[3] + (at + j) * steps[10]) = all.bits[j];
+                *(double *)(args[4] + i * steps[4] + (at + j) * steps[11]) = all.sum[j];
+                *(double *)(args[5] + i * steps[5] + (at + j) * steps[12]) = all.rest[j];
+            }
+        }
+}
+
+static const char total_types[] = {NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
+
+static void total(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    for (n_t i = 0; i < dims[0]; i++) {
+        double sum = 0, rest = 0;
+        for (n_t j = 0; j < dims[1]; j++) {
+            add(&sum, &rest, *(const double *)(args[0] + i * steps[0] + j * steps[4]));
+            rest += *(const double *)(args[1] + i * steps[1] + j * steps[5]);
+        }
+        *(double *)(args[2] + i * steps[2]) = sum;
+        *(double *)(args[3] + i * steps[3]) = rest;
+    }
+}
+
+static const char moments_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_UINT32, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
+
+/* A strip of sets, a lane each: see _divide, _settle and _about in gncli/measure.py. */
+INLINE void moments_strip(Lanes *all, double *restrict squares, const char *x, n_t step, n_t lanes, n_t count, n_t next) {
+    double *restrict mean = all->sum, *restrict rest = all->rest, each = count;
+    float row[STRIP];
+    begin(all, gather(row, x, step, lanes), lanes);
+    for (n_t k = 0; k < count; k++)
+        take(all, gather(row, x + k * next, step, lanes), 1, 0, lanes);
+    for (n_t j = 0; j < lanes; j++) {
+        double sum = mean[j], lower = 0;
+        add(&sum, &lower, rest[j]);
+        double middle = sum / each, cut = middle * PIVOT, pivot = (middle + cut) - cut;
+        int same = all->least[j] == all->most[j];
+        lower = ((sum - pivot * each) + lower) / each;
+        mean[j] = same ? -(0.0 - all->least[j]) : pivot;
+        rest[j] = same ? 0 : lower;
+        squares[j] = 0;
+    }
+    for (n_t k = 0; k < count; k++) {
+        gather(row, x + k * next, step, lanes);
+        for (n_t j = 0; j < lanes; j++) {
+            double off = row[j] - mean[j];
+            squares[j] += off * off;
+        }
+    }
+    for (n_t j = 0; j < lanes; j++) {
+        double about = squares[j] - each * (rest[j] * rest[j]);
+        squares[j] = about < 0 ? 0 : about;
+    }
+}
+
+FAST static void moments(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    Lanes all;
+    double squares[STRIP];
+    n_t lanes;
+    for (n_t at = 0; at < dims[0]; at += lanes) {
+        lanes = dims[0] - at < STRIP ? dims[0] - at : STRIP;
+        moments_strip(&all, squares, args[0] + at * steps[0], steps[0], lanes, dims[1], steps[7]);
+        for (n_t j = 0; j < lanes; j++) {
+            *(double *)(args[1] + (at + j) * steps[1]) = all.least[j] + 0.0;
+            *(double *)(args[2] + (at + j) * steps[2]) = all.most[j] + 0.0;
+            *(uint32_t *)(args[3] + (at + j) * steps[3]) = all.bits[j];
+            *(double *)(args[4] + (at + j) * steps[4]) = all.sum[j];
+            *(double *)(args[5] + (at + j) * steps[5]) = all.rest[j];
+            *(double *)(args[6] + (at + j) * steps[6]) = squares[j];
+        }
+    }
+}
+
 static const char deviate_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE};
 
-static int
-execute(PyObject *module)
-{
-    if (PyArray_ImportNumPyAPI() < 0 || PyUFunc_ImportUFuncAPI() < 0) {
-        return -1;
+FAST static void deviate(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    n_t count = dims[0];
+    if (steps[0] == sizeof(float) && steps[1] == 0 && steps[2] == sizeof(double)) {
+        const float *restrict x = (const float *)args[0];
+        double *restrict out = (double *)args[2], mean = *(const double *)args[1];
+        for (n_t i = 0; i < count; i++)
+            out[i] = x[i] - mean;
+        return;
     }
-    PyObject *ufunc = PyUFunc_FromFuncAndData(
-        deviate_loops, NULL, deviate_types, 1, 2, 1, PyUFunc_None, "deviate", "x - c, in float64", 0);
-    int status = PyModule_AddObjectRef(module, "deviate", ufunc);
-    Py_XDECREF(ufunc);
-    return status;
+    for (n_t i = 0; i < count; i++)
+        *(double *)(args[2] + i * steps[2]) =
+            *(const float *)(args[0] + i * steps[0]) - *(const double *)(args[1] + i * steps[1]);
+}
+
+/* numpy adds up rows in the same order, where there are several columns. */
+INLINE void squares_strip(double *restrict sums, const float *restrict x, const double *restrict mean, n_t rows, n_t pitch, n_t lanes) {
+    for (n_t j = 0; j < lanes; j++)
+        sums[j] = 0;
+    for (n_t r = 0; r < rows; r++, x += pitch)
+        for (n_t j = 0; j < lanes; j++) {
+            double off = x[j] - mean[j];
+            sums[j] += off * off;
+        }
+}
+
+FAST static void squares_columns(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    n_t rows = dims[1], columns = dims[2], pitch = steps[3] / (n_t)sizeof(float), lanes;
+    double sums[STRIP];
+    if (!packed(columns, steps[4], sizeof(float)) || !packed(columns, steps[5], sizeof(double)))
+        return;
+    for (n_t i = 0; i < dims[0]; i++)
+        for (n_t at = 0; at < columns; at += lanes) {
+            const float *x = (const float *)(args[0] + i * steps[0]) + at;
+            const double *mean = (const double *)(args[1] + i * steps[1]) + at;
+            lanes = columns - at < STRIP ? columns - at : STRIP;
+            if (lanes == STRIP)
+                squares_strip(sums, x, mean, rows, pitch, STRIP);
+            else
+                squares_strip(sums, x, mean, rows, pitch, lanes);
+            for (n_t j = 0; j < lanes; j++)
+                *(double *)(args[2] + i * steps[2] + (at + j) * steps[6]) = sums[j];
+        }
+}
+
+static const char apply_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_FLOAT};
+
+INLINE float affine(float x, double mean, double scale, double shift) {
+    return (float)((x - mean) * scale + shift);
+}
+
+INLINE void apply_apart(char **args, n_t count, const n_t *steps) {
+    const char *x = args[0], *mean = args[1], *scale = args[2], *shift = args[3];
+    char *out = args[4];
+    for (n_t i = 0; i < count; i++) {
+        *(float *)out = affine(*(const float *)x, *(const double *)mean, *(const double *)scale, *(const double *)shift);
+        x += steps[0], mean += steps[1], scale += steps[2], shift += steps[3], out += steps[4];
+    }
+}
+
+/* `at_*` is 0 or 1: whether every element has its own. */
+INLINE void apply_line(char **args, n_t count, n_t at_mean, n_t at_scale, n_t at_shift) {
+    const float *x = (const float *)args[0];
+    const double *mean = (const double *)args[1], *scale = (const double *)args[2], *shift = (const double *)args[3];
+    float *out = (float *)args[4];
+    SIDE_BY_SIDE
+    for (n_t i = 0; i < count; i++)
+        out[i] = affine(x[i], mean[i * at_mean], scale[i * at_scale], shift[i * at_shift]);
+}
+
+FAST static void apply(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    const n_t each = sizeof(double), count = dims[0];
+    const n_t *own = steps + 1;
+    if (steps[0] != sizeof(float) || steps[4] != sizeof(float))
+        apply_apart(args, count, steps);
+    else if (own[0] == 0 && own[1] == 0 && own[2] == 0)
+        apply_line(args, count, 0, 0, 0);
+    else if (own[0] == 0 && own[1] == 0 && own[2] == each)
+        apply_line(args, count, 0, 0, 1);
+    else if (own[0] == 0 && own[1] == each && own[2] == each)
+        apply_line(args, count, 0, 1, 1);
+    else if (own[0] == each && own[1] == each && own[2] == each)
+        apply_line(args, count, 1, 1, 1);
+    else
+        apply_apart(args, count, steps);
+}
+
+FAST static void apply_sets(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    const n_t inner[5] = {steps[5], 0, steps[6], steps[7], steps[8]};
+    for (n_t i = 0; i < dims[0]; i++) {
+        char *set[5];
+        for (int k = 0; k < 5; k++)
+            set[k] = args[k] + i * steps[k];
+        apply_apart(set, dims[1], inner);
+    }
+}
+
+static struct {
+    const char *name, *signature;
+    PyUFuncGenericFunction loop;
+    const char *types;
+    int inputs, outputs;
+    const char *doc;
+} passes[] = {
+    {"survey", "(n)->(),(),(),(),()", survey, survey_types, 1, 5,
+     "Of each row: least, most, magnitude's bits of the least but 0, less 1; sum, and its rest."},
+    {"survey_columns", "(m,n)->(n),(n),(n),(n),(n)", survey_columns, survey_types, 1, 5, "The same of columns."},
+    {"total", "(n),(n)->(),()", total, total_types, 2, 2, "The sum of pairs."},
+    {"moments", "(n)->(),(),(),(),(),()", moments, moments_types, 1, 6,
+     "Of each of many small sets: least, most, bits as of `survey`; mean, and its rest; m2."},
+    {"deviate", NULL, deviate, deviate_types, 2, 1, "x - mean"},
+    {"squares_columns", "(m,n),(n)->(n)", squares_columns, deviate_types, 2, 1, "The squares of x - mean, added up."},
+    {"apply", NULL, apply, apply_types, 4, 1, "(x - mean) * scale + shift"},
+    {"apply_sets", "(n),(),(n),(n)->(n)", apply_sets, apply_types, 4, 1, "The same, of many small sets."},
+};
+
+static int execute(PyObject *module) {
+    if (PyArray_ImportNumPyAPI() < 0 || PyUFunc_ImportUFuncAPI() < 0)
+        return -1;
+    for (size_t k = 0; k < sizeof passes / sizeof *passes; k++) {
+        PyObject *made = PyUFunc_FromFuncAndDataAndSignature(
+            &passes[k].loop, NULL, passes[k].types, 1, passes[k].inputs, passes[k].outputs, PyUFunc_None,
+            passes[k].name, passes[k].doc, 0, passes[k].signature);
+        int status = PyModule_AddObjectRef(module, passes[k].name, made);
+        Py_XDECREF(made);
+        if (status < 0)
+            return -1;
+    }
+    return PyModule_AddIntConstant(module, "VERSION", VERSION);
 }
 
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, execute},
-#ifdef Py_mod_gil  /* 3.13: or else a Python without a GIL gets one, and says so */
+#ifdef Py_mod_gil /* 3.13: or else a Python without a GIL gets one, and says so */
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif
     {0, NULL},
@@ -50,8 +408,6 @@ static PyModuleDef_Slot slots[] = {
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "gncli_kernel", .m_slots = slots};
 
-PyMODINIT_FUNC
-PyInit_gncli_kernel(void)
-{
+PyMODINIT_FUNC PyInit_gncli_kernel(void) {
     return PyModuleDef_Init(&definition);
 }

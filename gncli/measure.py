@@ -7,13 +7,18 @@ elements stand. Squares are of deviations from the mean, in a second pass over t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gncli import doubledouble as dd
+from gncli import kernel
 from gncli.doubledouble import Number, Pair
+from gncli.dtypes import last_place
 from gncli.moments import Floats, Moments
 from gncli.tile import Form
 
@@ -23,6 +28,8 @@ _PART_ANCHOR = 1.5 * 2.0**31  # of the largest deviation: 16 bits, so that their
 _PIVOT = 2.0**18  # cuts 18 bits off a mean: times a tile's 2**17 elements, it is exact
 _EXACT = 2**53  # integers beyond it do not fit float64
 _LOW_BITS = 2047
+_BUFFER = 128 if kernel.passes else 512  # elements: numpy's reductions, which copy more, want the larger
+_ARENA = 8 << 20  # bytes
 HUGE, TINY, UNIT = 2.0**400, 2.0**-400, 2.0**600  # where squares need another unit, and which
 
 
@@ -30,56 +37,101 @@ class Scratch:
     """Three reused float64 buffers of one tile each, no larger than the caches."""
 
     def __init__(self, size: int) -> None:
+        # glibc hands the memory of every tile's arrays back, and takes it anew page by page, until it has
+        # seen a larger array come and go.
+        np.empty(_ARENA, np.uint8)
         self.work, self.part, self.spare = (np.empty(size) for _ in range(3))
 
 
-def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = False) -> tuple[Moments, bool]:
-    """Moments of each cell of a tile (five axes), and whether `scratch.work` was left ready to be scaled.
+@contextmanager
+def arithmetic() -> Iterator[None]:
+    """numpy as tiles want it: without warnings, and with no copies of what is broadcast along rows.
 
-    Ready: it holds the values less the upper part of their mean, all of them finite and of unit 1. With
-    `twofold`, m2 is a pair that is good to about 2**-70, and nothing of use is left.
+    Those are made to fill a buffer, of 8192 elements by default, where rows are shorter: three times the
+    work.
     """
+    before = np.setbufsize(_BUFFER)
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        np.setbufsize(before)
+
+
+class Left(IntEnum):
+    """What `measure` found out of the tile, and left in `scratch.work`."""
+
+    NOTHING = 0
+    PLAIN = 1  # all values are finite, their unit is 1, and float64 does for their moments
+    DEVIATIONS = 2  # and the work is the values less the upper part of their mean
+
+
+def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = False) -> tuple[Moments, Left]:
+    """Moments of each cell of a tile (five axes), and what is left of it.
+
+    With `twofold`, m2 is a pair that is good to about 2**-70, and nothing of use is left.
+    """
+    swift = _measure_swiftly(form, tile, scratch, twofold)
+    if swift:
+        moments, left = swift
+        return (_measure_twofold(form, tile, scratch, moments), Left.NOTHING) if twofold else swift
     work = form.load(tile, scratch.work)
     least, most = form.extremes(tile, work)
     largest = form.larger(most, -least)
     top, bottom = form.span(largest)
     if top < HUGE and (bottom > TINY or form.all((largest > TINY) | (largest == 0))):
         if top > _EXACT and tile.dtype.itemsize == 8 and tile.dtype.kind in "iu":
-            return _measure_long(form, tile, scratch, least, most), False
+            return _measure_long(form, tile, scratch, least, most), Left.NOTHING
         exact = _EXACT * _grain(tile, scratch) if form.folds else 0.0  # such sums need no rounding
         count = next((f for f in form.folds if f * top <= exact), 0)
         if count:
-            mean = _folded_mean(form, work, largest, count, twofold)
+            total = _folded_total(form, work, largest, count)
         else:
-            mean = _mean(form, work, scratch, largest, form.each, None, twofold)
-        mean = _settle(form, mean, least, most)
+            total = _total(form, work, scratch, largest, None)
+        mean = _settle(form, _divide(total, form.each, twofold), least, most)
         np.subtract(work, form.lay_cells(mean[0]), out=work)
-        squares = _squares(form, work, scratch, mean[1], form.each)
+        squares = _about(form, form.dot(work, work, scratch.part), mean[1], form.each)
         moments = Moments(form.count, mean, squares, least, most, form.none, form.none, form.one)
-        return (_measure_twofold(form, tile, scratch, moments), False) if twofold else (moments, True)
-    moments = _measure_any(form, tile, work, scratch, twofold)
-    return _measure_twofold(form, tile, scratch, moments) if twofold else moments, False
+        left = Left.DEVIATIONS
+    else:
+        moments, left = _measure_any(form, tile, work, scratch, twofold), Left.NOTHING
+    return (_measure_twofold(form, tile, scratch, moments), Left.NOTHING) if twofold else (moments, left)
+
+
+def _measure_swiftly(
+    form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool
+) -> tuple[Moments, Left] | None:
+    """As `measure`, by compiled passes; None where there are none, or a sum would not be exact."""
+    swift = kernel.swift(form, tile)
+    if swift is None or (twofold and isinstance(swift, kernel.Sets)):
+        return None
+    if isinstance(swift, kernel.Sets):
+        least, most, place, mean, m2 = swift.moments(tile)
+        finite = np.isfinite(np.add.reduce(m2, axis=None))
+    else:
+        least, most, place, total = swift.survey(tile)
+        finite = form.all(np.isfinite(total[0]))
+    top, _ = form.span(form.larger(most, -least))
+    if not (finite and top <= kernel.REACH * place):
+        return None
+    if not isinstance(swift, kernel.Sets):
+        mean = _settle(form, _divide(total, form.each, twofold), least, most)
+        m2 = _about(form, swift.squares(tile, mean[0], scratch.work, scratch.part), mean[1], form.each)
+    moments = Moments(form.count, mean, m2, least, most, form.none, form.none, form.one)
+    return moments, Left.DEVIATIONS if swift.centers else Left.PLAIN
 
 
 def _measure_long(form: Form, tile: NDArray[Any], scratch: Scratch, least: Number, most: Number) -> Moments:
     """Of 64-bit integers that float64 cannot hold."""
     work, low, base = _load(form, tile, scratch)
-    mean = _mean(form, work, scratch, 2.0**64 * form.one, form.each, low, True)
+    mean = _divide(_total(form, work, scratch, 2.0**64 * form.one, low), form.each, True)
     if base is not None:
         mean = dd.add(base, mean)
     moments = Moments(form.count, mean, mean, least, most, form.none, form.none, form.one)
     return _measure_twofold(form, tile, scratch, moments)
 
 
-def _mean(
-    form: Form,
-    work: Floats,
-    scratch: Scratch,
-    largest: Number,
-    count: Number,
-    low: Floats | None,
-    twofold: bool,
-) -> Pair:
+def _total(form: Form, work: Floats, scratch: Scratch, largest: Number, low: Floats | None) -> Pair:
     part = form.view(scratch.part)
     anchor = form.lay_cells(largest * _SUM_ANCHOR)
     np.add(work, anchor, out=part)
@@ -89,15 +141,15 @@ def _mean(
     if low is not None:
         np.add(part, low, out=part)
         np.add(work, low, out=work)
-    return _divide(upper, form.total(part), count, twofold)
+    return upper, form.total(part)
 
 
-def _folded_mean(form: Form, work: Floats, largest: Number, count: int, twofold: bool) -> Pair:
-    """As `_mean`, where `count` values add up without rounding: only their sums are taken apart."""
+def _folded_total(form: Form, work: Floats, largest: Number, count: int) -> Pair:
+    """As `_total`, where `count` values add up without rounding: only their sums are taken apart."""
     sums = form.fold(work, count)
     anchor = form.lay_folded(largest * (_SUM_ANCHOR * count))
     part = (sums + anchor) - anchor
-    return _divide(form.total_folded(part), form.total_folded(sums - part), form.each, twofold)
+    return form.total_folded(part), form.total_folded(sums - part)
 
 
 def _grain(tile: NDArray[Any], scratch: Scratch) -> float:
@@ -115,29 +167,30 @@ def _grain(tile: NDArray[Any], scratch: Scratch) -> float:
     if least == 0:
         np.subtract(bits, 1, out=bits)
         least = int(bits.min()) + 1
-    exponent = least >> 24 & 255
-    return float(2.0 ** (max(exponent, 1) - 150))
+    return last_place(least)
 
 
-def _divide(upper: Number, lower: Number, count: Number, twofold: bool) -> Pair:
+def _divide(total: Pair, count: Number, twofold: bool) -> Pair:
+    upper, lower = dd.two_sum(*total)
     if twofold:
-        return dd.divide(dd.two_sum(upper, lower), count)
-    mean = (upper + lower) / count
+        return dd.divide((upper, lower), count)
+    mean = upper / count
     step = mean * _PIVOT
     pivot = (mean + step) - step  # short enough for pivot · count to be exact
     return pivot, ((upper - pivot * count) + lower) / count
 
 
 def _settle(form: Form, mean: Pair, least: Number, most: Number) -> Pair:
-    """A constant is its own mean, to the last bit."""
+    """A constant is its own mean, to the last bit; of zeros it is -0, from which both signs are 0 away."""
     same = least == most
     if not form.any(same):
         return mean
-    return form.where(same, least, mean[0]), form.where(same, 0.0, mean[1])
+    return form.where(same, -(0.0 - least), mean[0]), form.where(same, 0.0, mean[1])
 
 
-def _squares(form: Form, work: Floats, scratch: Scratch, rest: Number, count: Number) -> Pair:
-    return form.larger(form.dot(work, work, scratch.part) - count * (rest * rest), 0.0), 0.0 * rest
+def _about(form: Form, squares: Number, rest: Number, count: Number) -> Pair:
+    """Squares about the mean, of those about its upper part."""
+    return form.larger(squares - count * (rest * rest), 0.0), 0.0 * rest
 
 
 def _measure_any(form: Form, tile: NDArray[Any], work: Floats, scratch: Scratch, twofold: bool) -> Moments:
@@ -151,11 +204,12 @@ def _measure_any(form: Form, tile: NDArray[Any], work: Floats, scratch: Scratch,
     largest = form.where(kept > 0, form.larger(most, -least), 0.0)
     unit = form.where(largest >= HUGE, 1 / UNIT, form.where((largest <= TINY) & (largest > 0), UNIT, 1.0))
     np.multiply(work, form.lay_cells(unit), out=work)
-    mean = _mean(form, work, scratch, largest * unit, form.larger(kept, 1.0), None, twofold)
+    total = _total(form, work, scratch, largest * unit, None)
+    mean = _divide(total, form.larger(kept, 1.0), twofold)
     mean = _settle(form, mean, least * unit, most * unit)
     np.subtract(work, form.lay_cells(mean[0]), out=work)
     work[~finite] = 0.0
-    squares = _squares(form, work, scratch, mean[1], kept)
+    squares = _about(form, form.dot(work, work, scratch.part), mean[1], kept)
     return Moments(form.count, mean, squares, least, most, nan, form.count - kept - nan, unit)
 
 

@@ -20,7 +20,7 @@ from gncli.layout import Box, Geometry, Run, runs_of
 TILE = 1 << 20  # bytes of a block's buffer: with less, the interpreter takes more time than the arithmetic
 BLOCK = 8  # tiles in a block, where the budget has room for them and groups are not larger
 LOT = 4  # blocks that a worker is given at a time
-SETS = 8192  # small groups in a tile
+SETS = 32768  # small groups in a tile
 LONGEST = 1 << 18  # elements: the sums of more would not be exact
 _FEW = 1024  # groups
 _RECORD = 80  # bytes of moments a cell, times what the cascade holds of them

@@ -42,6 +42,11 @@ def form(shape: Shape5, long_rows: bool, few: bool, run: int) -> Form:
     return Short(shape) if few else Columns(shape)
 
 
+def widest(count: int, most: int) -> int:
+    """The largest divisor of `count` up to `most`; 1 at least."""
+    return next((r for r in range(min(count, most), 0, -1) if count % r == 0), 1)
+
+
 def form_of(geometry: Geometry, shape: Shape5) -> Form:
     outer, _, middle, _, inner = geometry.dims
     run = geometry.channel_run if geometry.channel_axis == 4 else inner
@@ -105,11 +110,12 @@ class Form:
         """(first, second) each: least and most of each cell of `tile`, which `work` holds as float64."""
         if self.straight and tile.dtype.itemsize <= 4 and tile.dtype != np.float16 and tile.dtype.isnative:
             work = self.arrange(tile)  # fewer bytes to go through, and numpy is as quick at them
-        return np.float64(self.reduce(np.minimum, work)), np.float64(self.reduce(np.maximum, work))
+        least, most = self.reduce(np.minimum, work), self.reduce(np.maximum, work)
+        return np.float64(least) + 0.0, np.float64(most) + 0.0  # not -0
 
     def arrange(self, tile: NDArray[Any]) -> NDArray[Any]:
         """The tile's own elements in this form, as a view where that is possible."""
-        return tile
+        raise NotImplementedError
 
     @staticmethod
     def span(values: Any) -> tuple[float, float]:
@@ -152,6 +158,9 @@ class Rows(Form):
 
     def view(self, scratch: Floats) -> Floats:
         return scratch[: self.size].reshape(self._split)
+
+    def arrange(self, tile: NDArray[Any]) -> NDArray[Any]:
+        return tile.reshape(self._split)
 
     def lay(self, values: Any) -> Any:
         return values[..., None]
@@ -210,6 +219,9 @@ class Row(Rows):
     def view(self, scratch: Floats) -> Floats:
         return scratch[: self.size].reshape(-1, self.step)
 
+    def arrange(self, tile: NDArray[Any]) -> NDArray[Any]:
+        return tile.reshape(-1, self.step)
+
     def spread(self, values: float) -> float:
         return values
 
@@ -231,40 +243,44 @@ class Columns(Form):
 
     def __init__(self, shape: Shape5) -> None:
         super().__init__(shape)
-        rows = prod(shape[axis] for axis in self.order if axis in self._down)
-        width = self.size // rows if rows else 0
-        most = max(1, _WIDE // max(width, 1))
-        self._repeat = next((r for r in range(min(rows, most), 0, -1) if rows % r == 0), 1)
+        self.rows = prod(shape[axis] for axis in self._down)
+        width = self.size // self.rows if self.rows else 0
+        self._repeat = widest(self.rows, _WIDE // max(width, 1))
         self._down_shape = tuple(shape[axis] for axis in self._down)
         self._across_shape = tuple(shape[axis] for axis in self.order if axis not in self._down)
-        self._plane = (rows // self._repeat, self._repeat * width)
-        self.folds = tuple(divisors(self._plane[0])[:0:-1]) if self._plane[0] <= 128 else ()
+        self.plane = (self.rows // self._repeat, self._repeat * width)
+        self.folds = tuple(divisors(self.plane[0])[:0:-1]) if self.plane[0] <= 128 else ()
 
     @property
     def _down(self) -> tuple[int, ...]:
         return (0, 2)
 
     def view(self, scratch: Floats) -> Floats:
-        return scratch[: self.size].reshape(self._plane)
+        return scratch[: self.size].reshape(self.plane)
 
     def arrange(self, tile: NDArray[Any]) -> NDArray[Any]:
-        return tile.transpose(self.order).reshape(self._plane)
+        return tile.transpose(self.order).reshape(self.plane)
 
     def lay(self, values: Any) -> Any:
         values = np.asarray(values).transpose(self.order)
         down = len(self._down)
         if prod(values.shape[:down]) > 1:
-            return np.broadcast_to(values, self._down_shape + self._across_shape).reshape(self._plane)
-        across = np.broadcast_to(values.reshape(values.shape[down:]), self._across_shape).reshape(1, -1)
-        return np.tile(across, (1, self._repeat)) if self._repeat > 1 else across
+            return np.broadcast_to(values, self._down_shape + self._across_shape).reshape(self.plane)
+        across = np.broadcast_to(values.reshape(values.shape[down:]), self._across_shape).reshape(-1)
+        line = np.empty((self._repeat, len(across)))
+        line[:] = across
+        return line.reshape(1, -1)
 
     def reduce(self, function: np.ufunc, work: Floats) -> Any:
-        line = function.reduce(work, axis=0).reshape(self._repeat, *self._across_shape)
-        line = function.reduce(line, axis=0)
+        return self.across(function, function.reduce(work, axis=0))
+
+    def across(self, function: np.ufunc, line: Any) -> Any:
+        """(first, second): `function` over values of a line of columns."""
+        line = function.reduce(line.reshape(-1, *self._across_shape), axis=0)
         return function.reduce(line, axis=2) if line.ndim == 3 else line
 
     def fold(self, work: Floats, count: int) -> Floats:
-        rows, width = self._plane
+        rows, width = self.plane
         sums: Floats = np.add.reduce(work.reshape(rows // count, count, width), axis=1)
         return sums
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gncli.errors import NonFiniteError
 from gncli.groupnorm import Norm, normalize
 from gncli.layout import Box, Geometry, Run, flat_geometry
-from gncli.measure import Scratch, measure
+from gncli.measure import Left, Scratch, arithmetic, measure
 from gncli.moments import Cascade, Moments, join, merge, pool
 from gncli.plan import Plan
 from gncli.tensors import Sink, Source
@@ -103,7 +103,7 @@ class Reader:
 
     def _records(self, block: Box, data: NDArray[Any]) -> Iterator[Moments]:
         wide = block[3][1] - block[3][0]
-        with np.errstate(all="ignore"):
+        with arithmetic():
             for step in _pieces(self.plan.geometry, self.plan.edges(block)):
                 cells = [self._cells(piece, data) for piece in step]
                 rows = [join(cells[i : i + wide], axis=1) for i in range(0, len(cells), wide)]
@@ -163,20 +163,20 @@ class Normalizer(Reader):
         before: list[Moments] = []
         after: list[Moments] = []
         undefined = 0
-        with np.errstate(all="ignore"):
+        with arithmetic():
             for form, place in chain.from_iterable(_pieces(self.plan.geometry, self.plan.edges(block))):
-                tile, measured = data[place], False
+                tile, left = data[place], Left.NOTHING
                 if moments is None:
                     if form.each < LONG_RUN:  # to merge so many sets takes longer than to sum anew
                         before.append(_describe(tile, self.desk.scratch))
-                    part, measured = measure(form, tile, self.desk.scratch, self.twofold)
-                    undefined += self.check(part)
+                    part, left = measure(form, tile, self.desk.scratch, self.twofold)
+                    undefined += self.check(part, left)
                     if form.each >= LONG_RUN:
                         before.append(part)
                 else:
                     part = moments.map(_picker(form, place))
                 box = tuple((o + at.start, o + at.stop) for (o, _), at in zip(origin, place, strict=True))
-                normalize(self.norm, form, box, tile, out[place], part, self.desk.scratch, measured=measured)
+                normalize(self.norm, form, box, tile, out[place], part, self.desk.scratch, left=left)
                 if self.statistics:
                     after.append(_describe(out[place], self.desk.scratch))
         values = None
@@ -193,9 +193,9 @@ class Normalizer(Reader):
             return held.view(self.dtype)
         return self.desk.buffer("out", data.size, self.dtype)
 
-    def check(self, moments: Moments) -> int:
+    def check(self, moments: Moments, left: Left = Left.NOTHING) -> int:
         """How many groups eps = 0 turns into NaN. Raises NonFiniteError where NaN is to fail."""
-        if self.norm.nan == "fail" and np.any(moments.finite < moments.size):
+        if not left and self.norm.nan == "fail" and np.any(moments.finite < moments.size):
             held = int(np.sum(moments.size - moments.finite))
             raise NonFiniteError(f"holds NaN or infinity, {held} or more; use --nan omit or propagate")
         if self.norm.eps > 0:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import gncli
+import gncli.kernel
 from gncli.cli import gn as group
 
 ROOT = Path(__file__).parents[1]
@@ -91,3 +92,12 @@ def kernel(packaging: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> M
         pytest.skip("no C compiler, or no Python.h")
     file = packaging.compiled(ROOT / "gncli" / "kernel.c", tmp_path_factory.mktemp("kernel"))
     return loaded_from(file, "gncli_kernel")
+
+
+@pytest.fixture(scope="module", params=["numpy", "compiled"])
+def passes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All tests of a module twice: by numpy alone, and with the kernel, whatever is installed."""
+    compiled = request.getfixturevalue("kernel") if request.param == "compiled" else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gncli.kernel, "passes", compiled)
+        yield

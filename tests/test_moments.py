@@ -15,9 +15,11 @@ from oracle import moments_gold
 
 from gncli.doubledouble import Number, Pair
 from gncli.layout import flat_geometry
-from gncli.measure import HUGE, TINY, UNIT, Scratch, deviations, measure
+from gncli.measure import HUGE, TINY, UNIT, Left, Scratch, deviations, measure
 from gncli.moments import Cascade, Moments, Pool, join, merge, pool, stack
 from gncli.tile import Columns, Form, Row, Rows, Short, form_of
+
+pytestmark = pytest.mark.usefixtures("passes")
 
 EXAMPLES = settings(deadline=None, max_examples=150, derandomize=True)
 MERGED = Fraction(1, 2**64)  # of the largest value or of m2: what merging may add
@@ -275,7 +277,7 @@ def test_measure(make: Any, form: Form, twofold: bool) -> None:
     tile = make(prod(form.shape)).reshape(form.shape)
     scratch = Scratch(form.size)
     with np.errstate(all="ignore"):
-        moments, ready = measure(form, tile, scratch, twofold)
+        moments, left = measure(form, tile, scratch, twofold)
     found = moments.map(lambda values: np.reshape(values, form.cells))
     for i, j in np.ndindex(*form.cells):
         cell = tile[:, i, :, j]
@@ -284,11 +286,11 @@ def test_measure(make: Any, form: Form, twofold: bool) -> None:
             assert_integers(one, cell, MERGED if twofold else ALONE)
         else:
             assert_moments(one, cell.astype("f8").ravel(), MERGED if twofold else ALONE)
-    if ready:
+    if left == Left.DEVIATIONS:
         mean = np.reshape(moments.mean[0], (1, form.cells[0], 1, form.cells[1], 1))
-        left = np.empty(form.shape)
-        form.store(scratch.work, left)
-        assert np.array_equal(left, tile.astype("f8") - mean)
+        work = np.empty(form.shape)
+        form.store(scratch.work, work)
+        assert np.array_equal(work, tile.astype("f8") - mean)
 
 
 def assert_integers(found: Moments, cell: Array, tolerance: Fraction) -> None:

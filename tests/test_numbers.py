@@ -14,6 +14,8 @@ from oracle import EXTENDED, group_norm_exact, group_norm_gold, rounded, ulp_dis
 
 from gncli import group_norm
 
+pytestmark = pytest.mark.usefixtures("passes")
+
 OUTPUT = {"float16": "f2", "int32": "f8", "uint32": "f8", "int64": "f8", "uint64": "f8"}  # else float32
 GOLD_LIMIT = 30_000  # elements: the rational oracle takes about 10 µs for each
 needs_extended = pytest.mark.skipif(not EXTENDED, reason="np.longdouble is a double on this platform")

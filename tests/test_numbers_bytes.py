@@ -10,6 +10,8 @@ from arrays import normal
 
 from gncli import group_norm
 
+pytestmark = pytest.mark.usefixtures("passes")
+
 CUTS = [
     ("NCHW", (4, 32, 61, 63), 8),
     ("NCHW", (1, 4, 601, 603), 1),  # one group is larger than the smaller budget

@@ -12,6 +12,8 @@ from oracle import group_norm_gold, rounded
 from gncli import group_norm
 from gncli.errors import NonFiniteError
 
+pytestmark = pytest.mark.usefixtures("passes")
+
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_nan_propagates_through_its_group_only(dtype: str) -> None:

@@ -13,6 +13,8 @@ from oracle import moments_gold
 
 from gncli import describe, group_norm
 
+pytestmark = pytest.mark.usefixtures("passes")
+
 STATISTICS: dict[str, Callable[[], Array]] = {
     "N(0,1)": lambda: normal(3, 8, 31, 33),
     "mean/std 1e5": lambda: normal(3, 8, 31, 33, mean=1e5),

@@ -21,6 +21,7 @@ FLOORS: tuple[set[str], ...] = (
     {"errors", "leavings", "words"},
     {"layout", "conventions", "doubledouble", "dtypes", "extras", "progress"},
     {"tile", "moments", "plan", "report"},
+    {"kernel"},
     {"measure"},
     {"groupnorm", "tensors", "executors"},
     {"worker", "plot"},
@@ -38,6 +39,7 @@ FLOORS: tuple[set[str], ...] = (
     {"__main__"},
 )
 ONLY_IN = {
+    "gncli_kernel": {"kernel"},
     "click": {"cli"},
     "rich": {"report"},
     "h5py": {"tensors"},

@@ -1,0 +1,134 @@
+"""The compiled passes over tiles of float32, where they were built: see kernel.c.
+
+What they give is what numpy gives, to the bit. Sums are exact, but for those of squares, which BLAS adds up
+in rows and numpy in columns; so those of rows are left to it, and those of columns taken in its order.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli.doubledouble import Pair
+from gncli.dtypes import last_place
+from gncli.tile import Columns, Floats, Form, Short, widest
+
+_VERSION = 1  # of what kernel.c offers: an editable installation may hold an older one
+
+
+def _load() -> Any:
+    """The module, whose names are ufuncs. GNCLI_KERNEL=0 does without."""
+    if os.environ.get("GNCLI_KERNEL") == "0":
+        return None
+    try:
+        import gncli_kernel
+    except ImportError:
+        return None
+    return gncli_kernel if getattr(gncli_kernel, "VERSION", 0) == _VERSION else None
+
+
+passes = _load()
+# A tile's sum is exact, here and in numpy's passes, where its largest value is no more than this times the
+# last place of its least.
+REACH = 2.0**61
+_STRIP = 256  # columns that are taken at a time
+
+
+def swift(form: Form, *tiles: NDArray[Any]) -> Runs | None:
+    """The passes for these tiles of a form, if there are any: native float32, contiguous within."""
+    fit = passes is not None and all(
+        tile.dtype == np.float32 and tile.dtype.isnative and (tile.strides[-1] == 4 or tile.shape[-1] == 1)
+        for tile in tiles
+    )
+    return _swift(form) if fit else None
+
+
+@lru_cache(maxsize=256)
+def _swift(form: Form) -> Runs | None:
+    if isinstance(form, Short):
+        # As they lie, and added up one after the other.
+        whole = form.shape[0] == form.shape[2] == 1 and form.plane == (form.each, form.size // form.each)
+        return Sets(form) if whole and form.plane[1] > 1 else None
+    if isinstance(form, Columns):
+        return Planes(form) if form.plane[1] > 1 else None  # numpy adds up a single column in another order
+    return Runs(form)
+
+
+class Runs:
+    """Long runs of the inner axis. The tiles are as `swift` asks."""
+
+    centers = True  # whether `squares` leaves the deviations in the first scratch
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+
+    def survey(self, tile: NDArray[Any]) -> tuple[Any, Any, float, Pair]:
+        """(first, second): least, most, their sum; in between, the last place of the least magnitude."""
+        least, most, bits, *sums = passes.survey(tile)  # of each run: (outer, first, middle, second)
+        pick, cells = self.form.pick, self.form.cells
+        high, low = passes.total(*(runs.transpose(1, 3, 0, 2).reshape(*cells, -1) for runs in sums))
+        least, most = np.minimum.reduce(least, axis=(0, 2)), np.maximum.reduce(most, axis=(0, 2))
+        return pick(least), pick(most), last_place(int(bits.min()) + 1), (pick(high), pick(low))
+
+    def squares(self, tile: NDArray[Any], mean: Any, work: Floats, spare: Floats) -> Any:
+        """(first, second): the sum of squares of the tile less `mean`, which is of the cells."""
+        form = self.form
+        work = passes.deviate(form.arrange(tile), form.lay_cells(mean), out=form.view(work))
+        return form.dot(work, work, spare)
+
+    def apply(self, tile: NDArray[Any], mean: Any, scale: Any, shift: Any, sink: NDArray[Any]) -> None:
+        """(tile - mean)·scale + shift to `sink`; `mean` is of the cells, the others are to be laid."""
+        form = self.form
+        out = form.arrange(sink)
+        laid = form.lay_cells(mean), form.lay(scale), form.lay(shift)
+        passes.apply(form.arrange(tile), *laid, out=out)
+        if not np.may_share_memory(out, sink):
+            form.store(out.reshape(-1), sink)
+
+
+class Planes(Runs):
+    """Columns: short runs, side by side."""
+
+    form: Columns
+    centers = False
+
+    def __init__(self, form: Columns) -> None:
+        super().__init__(form)
+        rows, width = form.rows, form.size // max(form.rows, 1)
+        beside = widest(rows, _STRIP // max(width, 1))
+        self._narrow = (rows // beside, beside * width)
+
+    def survey(self, tile: NDArray[Any]) -> tuple[Any, Any, float, Pair]:
+        form = self.form
+        plane = np.ascontiguousarray(form.arrange(tile)).reshape(self._narrow)
+        least, most, bits, *sums = passes.survey_columns(plane)
+        lanes = (each.reshape(-1, *form.cells, form.shape[4]).transpose(1, 2, 0, 3) for each in sums)
+        total = passes.total(*(each.reshape(*form.cells, -1) for each in lanes))
+        return (
+            form.across(np.minimum, least),
+            form.across(np.maximum, most),
+            last_place(int(bits.min()) + 1),
+            total,
+        )
+
+    def squares(self, tile: NDArray[Any], mean: Any, work: Floats, spare: Floats) -> Any:
+        plane = np.ascontiguousarray(self.form.arrange(tile))
+        return self.form.across(np.add, passes.squares_columns(plane, self.form.lay_cells(mean)[0]))
+
+
+class Sets(Runs):
+    """Short runs, each a cell. They have no `survey`, and no `squares`."""
+
+    def moments(self, tile: NDArray[Any]) -> tuple[Any, Any, float, Pair, Pair]:
+        """(first, second): least, most, last place (as of `survey`), mean and m2."""
+        least, most, bits, high, low, m2 = (v.reshape(self.form.cells) for v in passes.moments(tile))
+        return least, most, last_place(int(bits.min()) + 1), (high, low), (m2, self.form.none)
+
+    def apply(self, tile: NDArray[Any], mean: Any, scale: Any, shift: Any, sink: NDArray[Any]) -> None:
+        middle = self.form.spread(mean)[..., 0]
+        each = (np.broadcast_to(values, self.form.shape) for values in (scale, shift))
+        passes.apply_sets(tile, middle, *each, out=sink)

@@ -1,0 +1,229 @@
+"""gncli.kernel: the compiled passes against exact sums, and against numpy's passes, to the bit."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import prod
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from arrays import Array, normal, rng, spoiled
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gncli
+from gncli import group_norm
+from gncli import kernel as room
+from gncli.groupnorm import Norm, normalize
+from gncli.layout import geometry
+from gncli.measure import Left, Scratch, arithmetic, measure
+from gncli.tile import Columns, Form, Row, Rows, Short, form_of
+
+EXAMPLES = settings(deadline=None, max_examples=300, derandomize=True)
+
+
+@pytest.fixture(autouse=True)
+def _installed(kernel: ModuleType) -> Any:
+    """The kernel of this tree, whether or not one is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "passes", kernel)
+        yield
+
+
+def both(function: Any) -> tuple[Any, Any]:
+    """What the function gives with the compiled passes, and without."""
+    with_kernel = function()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "passes", None)
+        return with_kernel, function()
+
+
+# Values whose sums are of few bits and of many, up to where a pair does not hold them.
+VALUES: dict[str, Any] = {
+    "N(0,1)": lambda n, r: r.standard_normal(n),
+    "mean/std 1e5": lambda n, r: r.standard_normal(n) + 1e5,
+    "a wide range": lambda n, r: r.standard_normal(n) * 2.0 ** r.integers(-30, 20, n),
+    "a range too wide": lambda n, r: r.standard_normal(n) * 2.0 ** r.integers(-120, 120, n),
+    "one tiny value": lambda n, r: np.where(np.arange(n) == n // 2, 1e-12, r.standard_normal(n)),
+    "denormals": lambda n, r: r.standard_normal(n) * 1e-42,
+    "integers": lambda n, r: r.integers(-3, 3, n),
+    "zeros of both signs": lambda n, r: np.copysign(0.0, r.standard_normal(n)),
+    "constant 0.1": lambda n, r: np.full(n, 0.1),
+    "the largest": lambda n, r: np.copysign(3.4e38, r.standard_normal(n)),
+    "NaN and infinity": lambda n, r: np.where(r.random(n) < 0.05, np.resize([np.nan, np.inf], n), 1.0),
+}
+
+
+@st.composite
+def tiles(draw: st.DrawFn) -> tuple[Form, Array]:
+    """A form of each kind and a float32 tile for it, cut out of a larger block or not."""
+    few = st.sampled_from([1, 1, 2, 3])
+    kind = draw(st.sampled_from(["row", "rows", "columns", "short"]))
+    made: Form
+    if kind in ("row", "rows"):
+        inner = draw(st.sampled_from([64, 97, 255, 256, 512, 1031, 3000]))
+        run = draw(st.sampled_from([d for d in range(1, inner + 1) if inner % d == 0] + [inner + 5]))
+        shape = (1, 1, 1, 1, inner) if kind == "row" else (draw(few), draw(few), draw(few), draw(few), inner)
+        made = Row(shape, run) if kind == "row" else Rows(shape, run)
+    elif kind == "columns":
+        shape = (draw(few), draw(few), draw(st.integers(1, 90)), draw(few), draw(st.integers(1, 63)))
+        made = Columns(shape)
+    else:
+        outer, middle = (1, 1) if draw(st.booleans()) else (draw(few), 2)
+        shape = (outer, draw(st.integers(1, 4000)), middle, draw(few), draw(st.integers(1, 9)))
+        made = Short(shape)
+    seed, make = draw(st.integers(0, 10**6)), VALUES[draw(st.sampled_from(sorted(VALUES)))]
+    within = draw(st.booleans())
+    block = tuple(n + 2 for n in shape) if within else shape
+    with np.errstate(over="ignore"):
+        x = make(prod(block), np.random.default_rng(seed)).astype("f4").reshape(block)
+    return made, x[tuple(slice(1, 1 + n) for n in shape)] if within else x
+
+
+def bits(values: Any) -> Any:
+    """Nested tuples of bytes, in which 0 has no sign: nothing comes of it."""
+    if isinstance(values, tuple):
+        return tuple(bits(each) for each in values)
+    return (np.asarray(values, dtype=np.float64) + 0.0).tobytes()
+
+
+@EXAMPLES
+@given(tiles(), st.booleans())
+def test_moments_are_those_of_numpy(case: tuple[Form, Array], twofold: bool) -> None:
+    form, tile = case
+
+    def moments() -> Any:
+        with arithmetic():
+            return bits(measure(form, tile, Scratch(form.size), twofold)[0])
+
+    compiled, plain = both(moments)
+    assert compiled == plain
+
+
+@EXAMPLES
+@given(tiles(), st.sampled_from(["", "gamma", "beta", "gamma, beta"]), st.booleans(), st.booleans())
+def test_values_are_those_of_numpy(
+    case: tuple[Form, Array], affine: str, in_place: bool, fresh: bool
+) -> None:
+    """From moments just measured or known before, to another tile or to the same."""
+    form, tile = case
+    box = tuple((0, n) for n in form.shape)
+    channels = form.shape[1] * form.shape[3] * 3
+    view = geometry((form.shape[0], channels, 5), "NCL", channels // 3)
+    gamma, beta = (rng().standard_normal(channels) if word in affine else None for word in ("gamma", "beta"))
+    norm = Norm(view, gamma=gamma, beta=beta)
+
+    def values() -> bytes:
+        source = tile.copy()
+        sink = source if in_place else np.full_like(source, 7)
+        scratch = Scratch(form.size)
+        with arithmetic():
+            moments, left = measure(form, source, scratch)
+            normalize(norm, form, box, source, sink, moments, scratch, left=left if fresh else Left.NOTHING)
+        return sink.tobytes()
+
+    compiled, plain = both(values)
+    assert compiled == plain
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize(
+    ("layout", "shape", "groups"),
+    [
+        ("NCHW", (3, 32, 61, 63), 8),
+        ("NCHW", (40, 64, 7, 7), 32),
+        ("NHWC", (3, 61, 63, 32), 8),
+        ("NHWC", (50, 7, 7, 64), 32),
+        ("CHWN", (32, 15, 17, 40), 8),
+        ("NC", (20_001, 8), 4),
+        ("NC", (20_001, 8), 1),
+        ("NC", (3001, 90), 2),
+        ("NLC", (3, 20_001, 8), 4),
+    ],
+)
+def test_whole_tensors(layout: str, shape: tuple[int, ...], groups: int, affine: bool, order: Any) -> None:
+    x = np.asarray(normal(*shape, mean=0.1, std=3), order=order)
+    channels = shape[layout.index("C")]
+    chosen = dict(zip(("gamma", "beta"), rng().standard_normal((2, channels)), strict=True)) if affine else {}
+    compiled, plain = both(lambda: group_norm(x, groups, layout=layout, **chosen).tobytes())
+    assert compiled == plain
+
+
+def test_statistics() -> None:
+    for x in (normal(3, 1_000_003, mean=0.1), spoiled(), np.zeros((2, 5), "f4"), -np.zeros((2, 5), "f4")):
+        compiled, plain = both(lambda x=x: repr(gncli.describe(x)))
+        assert compiled == plain
+
+
+def test_the_passes_are_used() -> None:
+    """Of tiles of each form, and of those in bigger blocks: or else the other tests would say nothing."""
+    for layout, shape, kind in (
+        ("NCHW", (4, 32, 16, 16), room.Runs),
+        ("NHWC", (4, 16, 16, 32), room.Planes),
+        ("NC", (5000, 32), room.Sets),
+    ):
+        view = geometry(shape, layout, 8)
+        form = form_of(view, view.dims)
+        block = np.zeros([n + 1 for n in view.dims], "f4")
+        tile = block[tuple(slice(n) for n in view.dims)]
+        assert type(room.swift(form, tile)) is kind
+        assert room.swift(form, tile.astype("f8")) is None
+        assert room.swift(form, tile.astype(">f4")) is None
+        assert room.swift(form, np.zeros((*view.dims, 2), "f4")[..., 0]) is None
+
+
+@pytest.mark.parametrize("values", ["N(0,1)", "mean/std 1e5", "a wide range", "one tiny value", "denormals"])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 31), (2, 32), (3, 300), (2, 5000), (300, 3), (9, 513)])
+def test_a_survey(kernel: ModuleType, shape: tuple[int, int], values: str) -> None:
+    """Least, most, least magnitude but 0, and the sum to the last bit: of rows, and of columns."""
+    x = VALUES[values](prod(shape), rng()).astype("f4").reshape(shape)
+    x[0, 0] = 0
+    for found, lines in ((kernel.survey(x), x), (kernel.survey_columns(x), x.T)):
+        for least, most, bits, high, low, line in zip(*found, lines, strict=True):
+            assert (least, most) == (line.min(), line.max())
+            magnitudes = np.abs(line[line != 0])
+            expected = magnitudes.min().view(np.uint32) * 2 - 1 if magnitudes.size else 2**32 - 1
+            assert bits == expected
+            assert Fraction(float(high)) + Fraction(float(low)) == sum(map(Fraction, line.tolist()))
+
+
+def test_lines_that_lie_apart_are_refused(kernel: ModuleType) -> None:
+    x = np.zeros((4, 6), "f4")[:, ::2]
+    for function in (kernel.survey, kernel.survey_columns):
+        with pytest.raises(ValueError, match="not contiguous"):
+            function(x)
+
+
+def test_a_sum_of_pairs(kernel: ModuleType) -> None:
+    high = rng().standard_normal((5, 70)) * 2.0**30
+    low = high * 2.0**-54
+    for sums in zip(*kernel.total(high, low), high, low, strict=True):
+        sum_, rest, *terms = sums
+        right = sum((Fraction(float(value)) for each in terms for value in each), Fraction(0))
+        assert abs(Fraction(float(sum_)) + Fraction(float(rest)) - right) <= abs(right) * Fraction(1, 2**90)
+
+
+def test_elements_that_lie_apart(kernel: ModuleType) -> None:
+    """The general loops, for strides that no tile has."""
+    x, (mean, scale, shift) = normal(4, 6, 3), rng().standard_normal((3, 4, 6, 3))
+    x, mean, scale, shift = (values[:, ::2, ::-1] for values in (x, mean, scale, shift))
+    assert np.array_equal(kernel.deviate(x, mean), x.astype("f8") - mean)
+    expected = ((x.astype("f8") - mean) * scale + shift).astype("f4")
+    assert np.array_equal(kernel.apply(x, mean, scale, shift), expected)
+    middle = mean[..., :1]
+    expected = ((x.astype("f8") - middle) * scale + shift).astype("f4")
+    assert np.array_equal(kernel.apply_sets(x, middle[..., 0], scale, shift), expected)
+
+
+def test_another_version_is_not_used(kernel: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GNCLI_KERNEL", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "gncli_kernel", kernel)
+    assert room._load() is kernel
+    monkeypatch.setattr(kernel, "VERSION", kernel.VERSION + 1)
+    assert room._load() is None
+    monkeypatch.undo()
+    monkeypatch.setenv("GNCLI_KERNEL", "0")
+    assert room._load() is None
