@@ -74,7 +74,7 @@ def measure_groups(
     done, cascade = 0, Cascade()
     for records in results:
         advance(_elements(records) * source.dtype.itemsize)
-        cascade.extend(records)
+        cascade.push(records)
         done += 1
         if done == len(windows[0].blocks):
             yield windows.pop(0), cascade.result()
@@ -136,7 +136,7 @@ def _steps(worker: Normalizer, plan: Plan, executor: Executor, advance: Advance)
             cascade = Cascade()
             for records in in_order(executor, worker.records, window.blocks, ahead, records_lot):
                 advance(_elements(records) * worker.source.dtype.itemsize)
-                cascade.extend(records)
+                cascade.push(records)
             moments = cascade.result()
             yield Done(pool([moments]), None, worker.check(moments), [], None)
             known = ((block, moments) for block in window.blocks)
@@ -151,5 +151,5 @@ def _introduced(reader: ReaderT, executor: Executor) -> ReaderT:
     return reader
 
 
-def _elements(records: list[Moments]) -> int:
-    return sum(int(np.sum(record.size)) for record in records)
+def _elements(records: Moments) -> int:
+    return int(np.sum(records.size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -128,27 +128,36 @@ class Cascade:
         self._fan_in = fan_in
         self._levels: list[list[Moments]] = []
 
-    def push(self, record: Moments, level: int = 0) -> None:
+    def push(self, records: Moments, level: int = 0) -> Cascade:
+        """`records`: along a first axis."""
         if level == len(self._levels):
             self._levels.append([])
-        self._levels[level].append(record)
-        if len(self._levels[level]) == self._fan_in:
-            full, self._levels[level] = self._levels[level], []
-            self.push(merge(stack(full)), level + 1)
-
-    def extend(self, records: Iterable[Moments]) -> Cascade:
-        for record in records:
-            self.push(record)
+        while count := len(records.size):
+            waiting = self._levels[level]
+            held = sum(len(part.size) for part in waiting)
+            taken = min(count, self._fan_in - held)
+            waiting.append(_cut(records, slice(0, taken)))
+            records = _cut(records, slice(taken, count))
+            if held + taken == self._fan_in:
+                self._levels[level] = []
+                self.push(_alone(merge(join(waiting, axis=0))), level + 1)
         return self
 
     def result(self) -> Moments:
         """All that was pushed as one record. Raises IndexError where nothing was."""
         rest: list[Moments] = []
         for level in self._levels:
-            rest = level + rest
-            if rest:
-                rest = [merge(stack(rest))]
-        return rest[0]
+            if parts := level + rest:
+                rest = [_alone(merge(join(parts, axis=0)))]
+        return _cut(rest[0], 0)
+
+
+def _cut(records: Moments, at: slice | int) -> Moments:
+    return records if at == slice(0, len(records.size)) else records.map(lambda array: array[at])
+
+
+def _alone(record: Moments) -> Moments:
+    return record.map(lambda values: values[None])
 
 
 NOTHING = Moments(0, (0.0, 0.0), (0.0, 0.0), float("inf"), float("-inf"), 0, 0, 1.0)
@@ -174,7 +183,7 @@ class Pool:
             self._flush()
 
     def _flush(self) -> None:
-        self._merged.push(merge(pool(self._waiting)))
+        self._merged.push(_alone(merge(pool(self._waiting))))
         self._waiting, self._sets = [], 0
 
     def result(self) -> Moments:

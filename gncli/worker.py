@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from functools import cached_property, lru_cache, partial
 from itertools import chain, pairwise, product
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -22,7 +22,7 @@ from gncli.errors import NonFiniteError
 from gncli.groupnorm import Norm, normalize
 from gncli.layout import Box, Geometry, Run, flat_geometry
 from gncli.measure import Left, Scratch, arithmetic, measure
-from gncli.moments import Cascade, Moments, join, merge, pool
+from gncli.moments import Cascade, Moments, join, merge, pool, stack
 from gncli.plan import Plan
 from gncli.tensors import Sink, Source
 from gncli.tile import LONG_RUN, Form, form_of
@@ -97,21 +97,28 @@ class Reader:
         data = self.source.read(runs, self.desk.buffer("in", size, self.source.dtype))
         return data.reshape([stop - start for start, stop in box])
 
-    def records(self, block: Box) -> list[Moments]:
-        """The moments of the block's groups, a record for each step of the axes that are summed over."""
-        return list(self._records(block, self.read(self.plan.box(block))))
+    def records(self, block: Box) -> Moments:
+        """(steps, first, second): moments of the block's groups, for each step of the axes summed over."""
+        return self._records(block, self.read(self.plan.box(block)))
 
-    def _records(self, block: Box, data: NDArray[Any]) -> Iterator[Moments]:
+    def _records(self, block: Box, data: NDArray[Any]) -> Moments:
         wide = block[3][1] - block[3][0]
         with arithmetic():
-            for step in _pieces(self.plan.geometry, self.plan.edges(block)):
-                cells = [self._cells(piece, data) for piece in step]
-                rows = [join(cells[i : i + wide], axis=1) for i in range(0, len(cells), wide)]
-                yield join(rows, axis=0)
+            steps = [
+                self._step(step, data, wide) for step in _pieces(self.plan.geometry, self.plan.edges(block))
+            ]
+        groups = [stop - start for start, stop in self.plan.box(block)[1::2]]
+        return stack(steps).map(lambda values: values.reshape(len(steps), *groups))
 
-    def _cells(self, piece: _Piece, data: NDArray[Any]) -> Moments:
-        moments, _ = measure(piece.form, data[piece.place], self.desk.scratch, self.twofold)
-        return moments.map(lambda values: np.reshape(values, piece.form.cells))
+    def _step(self, step: list[_Piece], data: NDArray[Any], wide: int) -> Moments:
+        """Of tiles side by side, `wide` of them in a row of groups."""
+        found = [measure(each.form, data[each.place], self.desk.scratch, self.twofold)[0] for each in step]
+        if len(found) == 1:
+            return found[0]
+        cells = [
+            moments.map(partial(_to_cells, piece.form)) for moments, piece in zip(found, step, strict=True)
+        ]
+        return join([join(cells[i : i + wide], axis=1) for i in range(0, len(cells), wide)], axis=0)
 
 
 class Done(NamedTuple):
@@ -144,7 +151,7 @@ class Normalizer(Reader):
         data = self.read(self.plan.box(block))
         if all(b - a == 1 for a, b in (block[0], block[2], block[4])):
             return self._write(block, data, None)  # each tile holds its groups whole, too
-        moments = Cascade().extend(self._records(block, data)).result()
+        moments = Cascade().push(self._records(block, data)).result()
         undefined = self.check(moments)
         done = self._write(block, data, moments)
         return done._replace(before=_few([moments]), undefined=undefined)
@@ -234,6 +241,10 @@ def _pieces(geometry: Geometry, edges: tuple[tuple[int, ...], ...]) -> list[list
 
 def _picker(form: Form, place: tuple[slice, ...]) -> Callable[[NDArray[Any]], Any]:
     return lambda array: form.pick(array[place[1], place[3]])
+
+
+def _to_cells(form: Form, values: Any) -> NDArray[Any]:
+    return np.reshape(values, form.cells)
 
 
 def _describe(tile: NDArray[Any], scratch: Scratch) -> Moments:

@@ -113,7 +113,7 @@ def test_merge(parts: list[Array]) -> None:
 @given(parts(), st.integers(2, 8))
 def test_cascade(parts: list[Array], fan_in: int) -> None:
     """A tree of any fan-in, and nothing lost at its right edge."""
-    found = Cascade(fan_in).extend(record(part) for part in parts).result()
+    found = Cascade(fan_in).push(sets(parts)).result()
     assert_moments(found, np.concatenate(parts))
 
 
@@ -143,20 +143,20 @@ def test_any_partition_gives_the_same(parts: list[Array], data: st.DataObject) -
 
 def test_what_blocks_bring_does_not_show_in_the_bits() -> None:
     """A cascade is determined by the order and the number of records, however they are handed over."""
-    records = [record(part) for part in np.split(rng().standard_normal(1000) + 7, 100)]
-    once = Cascade().extend(records).result()
+    parts = np.split(rng().standard_normal(1000) + 7, 100)
+    once = Cascade().push(sets(parts)).result()
     for step in (1, 3, 7, 64):
         cascade = Cascade()
         for start in range(0, 100, step):
-            cascade.extend(records[start : start + step])
+            cascade.push(sets(parts[start : start + step]))
         assert cascade.result() == once
 
 
 def test_a_cascade_holds_few_records() -> None:
     cascade = Cascade(8)
     for value in np.arange(5000.0):
-        cascade.push(record(np.array([value])))
-        assert all(len(level) < 8 for level in cascade._levels)
+        cascade.push(sets([np.array([value])]))
+        assert all(sum(len(part.size) for part in level) < 8 for level in cascade._levels)
     assert len(cascade._levels) == 5  # 8**4 < 5000
     found = cascade.result()
     assert_moments(found, np.arange(5000.0))
