@@ -95,7 +95,7 @@ class Reader:
         runs = self.plan.runs(box)
         size = sum(count for _, count in runs)
         data = self.source.read(runs, self.desk.buffer("in", size, self.source.dtype))
-        return data.reshape([stop - start for start, stop in box])
+        return _plain(data).reshape([stop - start for start, stop in box])
 
     def records(self, block: Box) -> Moments:
         """(steps, first, second): moments of the block's groups, for each step of the axes summed over."""
@@ -165,7 +165,7 @@ class Normalizer(Reader):
         """Normalize a block tile by tile, from `moments` or, where these are None, each from its own."""
         origin = self.plan.box(block)
         runs = self.plan.runs(origin)
-        flat = self.sink.target(runs, self._room(data))
+        flat = _plain(self.sink.target(runs, self._room(data)))
         out = flat.reshape(data.shape)
         before: list[Moments] = []
         after: list[Moments] = []
@@ -241,6 +241,11 @@ def _pieces(geometry: Geometry, edges: tuple[tuple[int, ...], ...]) -> list[list
 
 def _picker(form: Form, place: tuple[slice, ...]) -> Callable[[NDArray[Any]], Any]:
     return lambda array: form.pick(array[place[1], place[3]])
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """With numpy's own object for its dtype: given an equal one, unpickled say, ufuncs work on copies."""
+    return array.view(np.dtype(array.dtype.str))
 
 
 def _to_cells(form: Form, values: Any) -> NDArray[Any]:
