@@ -216,10 +216,12 @@ static void total(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSE
     }
 }
 
-static const char moments_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_UINT32, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
+static const char moments_types[] = {NPY_FLOAT,  NPY_DOUBLE, NPY_DOUBLE, NPY_UINT32,
+                                     NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
 
 /* A strip of sets, a lane each: see _divide, _settle and _about in gncli/measure.py. */
-INLINE void moments_strip(Lanes *all, double *restrict squares, const char *x, n_t step, n_t lanes, n_t count, n_t next) {
+INLINE void moments_strip(Lanes *all, double *restrict squares, const char *x, n_t step, n_t lanes,
+                          n_t count, n_t next) {
     double *restrict mean = all->sum, *restrict rest = all->rest, each = count;
     float row[STRIP];
     begin(all, gather(row, x, step, lanes), lanes);
@@ -283,7 +285,8 @@ FAST static void deviate(char **args, const n_t *dims, const n_t *steps, void *P
 }
 
 /* numpy adds up rows in the same order, where there are several columns. */
-INLINE void squares_strip(double *restrict sums, const float *restrict x, const double *restrict mean, n_t rows, n_t pitch, n_t lanes) {
+INLINE void squares_strip(double *restrict sums, const float *restrict x, const double *restrict mean,
+                          n_t rows, n_t pitch, n_t lanes) {
     for (n_t j = 0; j < lanes; j++)
         sums[j] = 0;
     for (n_t r = 0; r < rows; r++, x += pitch)
@@ -322,7 +325,8 @@ INLINE void apply_apart(char **args, n_t count, const n_t *steps) {
     const char *x = args[0], *mean = args[1], *scale = args[2], *shift = args[3];
     char *out = args[4];
     for (n_t i = 0; i < count; i++) {
-        *(float *)out = affine(*(const float *)x, *(const double *)mean, *(const double *)scale, *(const double *)shift);
+        *(float *)out = affine(*(const float *)x, *(const double *)mean, *(const double *)scale,
+                               *(const double *)shift);
         x += steps[0], mean += steps[1], scale += steps[2], shift += steps[3], out += steps[4];
     }
 }
@@ -330,7 +334,8 @@ INLINE void apply_apart(char **args, n_t count, const n_t *steps) {
 /* `at_*` is 0 or 1: whether every element has its own. */
 INLINE void apply_line(char **args, n_t count, n_t at_mean, n_t at_scale, n_t at_shift) {
     const float *x = (const float *)args[0];
-    const double *mean = (const double *)args[1], *scale = (const double *)args[2], *shift = (const double *)args[3];
+    const double *mean = (const double *)args[1], *scale = (const double *)args[2];
+    const double *shift = (const double *)args[3];
     float *out = (float *)args[4];
     SIDE_BY_SIDE
     for (n_t i = 0; i < count; i++)
@@ -373,12 +378,14 @@ static struct {
 } passes[] = {
     {"survey", "(n)->(),(),(),(),()", survey, survey_types, 1, 5,
      "Of each row: least, most, magnitude's bits of the least but 0, less 1; sum, and its rest."},
-    {"survey_columns", "(m,n)->(n),(n),(n),(n),(n)", survey_columns, survey_types, 1, 5, "The same of columns."},
+    {"survey_columns", "(m,n)->(n),(n),(n),(n),(n)", survey_columns, survey_types, 1, 5,
+     "The same of columns."},
     {"total", "(n),(n)->(),()", total, total_types, 2, 2, "The sum of pairs."},
     {"moments", "(n)->(),(),(),(),(),()", moments, moments_types, 1, 6,
      "Of each of many small sets: least, most, bits as of `survey`; mean, and its rest; m2."},
     {"deviate", NULL, deviate, deviate_types, 2, 1, "x - mean"},
-    {"squares_columns", "(m,n),(n)->(n)", squares_columns, deviate_types, 2, 1, "The squares of x - mean, added up."},
+    {"squares_columns", "(m,n),(n)->(n)", squares_columns, deviate_types, 2, 1,
+     "Of each column, the squares of x - mean, added up."},
     {"apply", NULL, apply, apply_types, 4, 1, "(x - mean) * scale + shift"},
     {"apply_sets", "(n),(),(n),(n)->(n)", apply_sets, apply_types, 4, 1, "The same, of many small sets."},
 };

@@ -25,7 +25,7 @@ from gncli.tile import Form
 # An anchor cuts what is added to and taken from it at 2**-53 of itself.
 _SUM_ANCHOR = 1.5 * 2.0**26  # of the largest value: 28 bits above the cut, and room for 2**25 of them
 _PART_ANCHOR = 1.5 * 2.0**31  # of the largest deviation: 16 bits, so that their squares add up exactly
-_PIVOT = 2.0**18  # cuts 18 bits off a mean: times a tile's 2**17 elements, it is exact
+_PIVOT = 2.0**18  # cuts 18 bits off a mean: times a tile's 2**18 elements, it is exact
 _EXACT = 2**53  # integers beyond it do not fit float64
 _LOW_BITS = 2047
 _BUFFER = 128 if kernel.passes else 512  # elements: numpy's reductions, which copy more, want the larger
@@ -45,10 +45,10 @@ class Scratch:
 
 @contextmanager
 def arithmetic() -> Iterator[None]:
-    """numpy as tiles want it: without warnings, and with no copies of what is broadcast along rows.
+    """numpy as tiles want it: without warnings, and with small buffers.
 
-    Those are made to fill a buffer, of 8192 elements by default, where rows are shorter: three times the
-    work.
+    It copies what is broadcast along rows that are shorter than a buffer, of 8192 elements by default,
+    until one is full: that takes three times as long as the arithmetic.
     """
     before = np.setbufsize(_BUFFER)
     try:
@@ -107,16 +107,13 @@ def _measure_swiftly(
         return None
     if isinstance(swift, kernel.Sets):
         least, most, place, mean, m2 = swift.moments(tile)
-        finite = np.isfinite(np.add.reduce(m2, axis=None))
     else:
         least, most, place, total = swift.survey(tile)
-        finite = form.all(np.isfinite(total[0]))
-    top, _ = form.span(form.larger(most, -least))
-    if not (finite and top <= kernel.REACH * place):
-        return None
-    if not isinstance(swift, kernel.Sets):
         mean = _settle(form, _divide(total, form.each, twofold), least, most)
         m2 = _about(form, swift.squares(tile, mean[0], scratch.work, scratch.part), mean[1], form.each)
+    top, _ = form.span(form.larger(most, -least))
+    if not (top <= kernel.REACH * place and form.all(np.isfinite(m2[0]))):
+        return None
     moments = Moments(form.count, mean, m2, least, most, form.none, form.none, form.one)
     return moments, Left.DEVIATIONS if swift.centers else Left.PLAIN
 
