@@ -24,7 +24,7 @@ from gncli import __version__
 from gncli.errors import GnError, UsageError, WorkerError
 from gncli.executors import Remote, perform, usable_cores
 from gncli.extras import require_extra
-from gncli.worker import prepared
+from gncli.worker import prepared, release
 
 PATIENCE = 15.0  # seconds without a scheduler, or without any worker, until that is an error
 PULSE = 0.5  # seconds between two looks
@@ -123,6 +123,11 @@ class Cluster(Remote):
             if trouble is not None:
                 hint = "workers need the same files under the same paths"
                 raise WorkerError(f"worker {worker} does not see them: {trouble}; {hint}")
+
+    def forget(self) -> None:
+        """What is open takes space even once it is removed. Nobody minds if the workers are gone."""
+        with suppress(Exception):
+            self._client.run(release, callback_timeout=2)
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         ours: Future[Result] = Future()

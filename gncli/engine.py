@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeAlias, TypeVar
@@ -61,7 +62,6 @@ def measure_groups(
     source: Source, plan: Plan, executor: Executor, advance: Advance = unwatched
 ) -> Iterator[tuple[Window, Moments]]:
     """The moments of every group, window by window: arrays (first, second) of the window's groups."""
-    reader = _introduced(Reader(source, plan), executor)
     windows: list[Window] = []
 
     def blocks() -> Iterator[Box]:
@@ -70,15 +70,16 @@ def measure_groups(
             yield from window.blocks
 
     lot = plan.lot(handed_back=True) if source.forkable else 1  # else they take turns
-    results = in_order(executor, reader.records, blocks(), 2 * plan.jobs, lot, source.abandon)
-    done, cascade = 0, Cascade()
-    for records in results:
-        advance(_elements(records) * source.dtype.itemsize)
-        cascade.push(records)
-        done += 1
-        if done == len(windows[0].blocks):
-            yield windows.pop(0), cascade.result()
-            done, cascade = 0, Cascade()
+    with _introduced(Reader(source, plan), executor) as reader:
+        results = in_order(executor, reader.records, blocks(), 2 * plan.jobs, lot, source.abandon)
+        done, cascade = 0, Cascade()
+        for records in results:
+            advance(_elements(records) * source.dtype.itemsize)
+            cascade.push(records)
+            done += 1
+            if done == len(windows[0].blocks):
+                yield windows.pop(0), cascade.result()
+                done, cascade = 0, Cascade()
 
 
 def measure_all(source: Source, plan: Plan, executor: Executor, advance: Advance = unwatched) -> Moments:
@@ -104,21 +105,21 @@ def normalize_tensor(
 
     `advance` is told of bytes as they have been read; those of groups that exceed a block, twice.
     """
-    worker = _introduced(Normalizer(source, sink, plan, norm, dtype, statistics), executor)
     before, after, undefined = Pool(), Pool(), 0
-    reserved = executor.submit(worker.reserve)
-    for done in _steps(worker, plan, executor, advance):
-        advance(sum(count for _, count in done.runs) * source.dtype.itemsize)
-        if done.before is not None:
-            before.push(done.before)
-        if done.after is not None:
-            after.push(done.after)
-        undefined += done.undefined
-        if done.values is not None:
-            sink.write(done.runs, done.values)
-        if reserved.done():
-            reserved.result()
-    reserved.result()
+    with _introduced(Normalizer(source, sink, plan, norm, dtype, statistics), executor) as worker:
+        reserved = executor.submit(worker.reserve)
+        for done in _steps(worker, plan, executor, advance):
+            advance(sum(count for _, count in done.runs) * source.dtype.itemsize)
+            if done.before is not None:
+                before.push(done.before)
+            if done.after is not None:
+                after.push(done.after)
+            undefined += done.undefined
+            if done.values is not None:
+                sink.write(done.runs, done.values)
+            if reserved.done():
+                reserved.result()
+        reserved.result()
     return Outcome(before.result(), after.result(), undefined)
 
 
@@ -143,12 +144,18 @@ def _steps(worker: Normalizer, plan: Plan, executor: Executor, advance: Advance)
             yield from in_order(executor, worker.again, known, ahead, lot)
 
 
-def _introduced(reader: ReaderT, executor: Executor) -> ReaderT:
+@contextmanager
+def _introduced(reader: ReaderT, executor: Executor) -> Iterator[ReaderT]:
     """The reader, once an executor that knows nothing of this process has seen that it can open the same."""
-    if isinstance(executor, Remote):
-        reader.travels = True
+    if not isinstance(executor, Remote):
+        yield reader
+        return
+    reader.travels = True
+    try:
         executor.check(reader.recipe)
-    return reader
+        yield reader
+    finally:
+        executor.forget()
 
 
 def _elements(records: Moments) -> int:

@@ -60,6 +60,10 @@ class Remote(Executor):
         """Raise WorkerError unless each of them can open what `recipe`, a pickled Reader's, names."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Have them close it."""
+        raise NotImplementedError
+
 
 def threads(jobs: int) -> Executor:
     return AtOnce() if jobs == 1 else ThreadPoolExecutor(jobs, thread_name_prefix="gn")

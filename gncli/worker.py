@@ -68,6 +68,11 @@ def prepared(recipe: bytes) -> Reader:
     return reader
 
 
+def release() -> None:
+    """Close what was opened for `prepared`, once no task is at it."""
+    prepared.cache_clear()
+
+
 class Reader:
     """A source under a plan: blocks in, moments out. Tasks that are its methods go to other processes."""
 

@@ -234,6 +234,18 @@ def test_a_worker_killed_in_the_middle(tmp_path: Path, shell: Shell, mine: Proce
     assert (tmp_path / "y.npy").read_bytes() == (tmp_path / "want.npy").read_bytes()
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at what processes have open")
+def test_workers_let_go_of_the_files(tmp_path: Path, mine: Processes) -> None:
+    """An output that is replaced or removed takes space for as long as anybody has it open."""
+    mine.add(2)
+    np.save(tmp_path / "x.npy", normal(6, 8, 64, 64))
+    normalize_file(f"{tmp_path}/x.npy", f"{tmp_path}/y.npy", Settings(groups=4, dask=mine.address))
+    list(stats_file(f"{tmp_path}/x.npy", dask=mine.address))
+    for worker in mine.workers:
+        held = [os.readlink(each) for each in Path(f"/proc/{worker.pid}/fd").iterdir()]
+        assert not [path for path in held if path.startswith(f"{tmp_path}/") and ".npy" in path]
+
+
 def written(folder: Path) -> int:
     """Bytes that the staged output has by now, of those that have been reserved or written."""
     for path in folder.glob(".y.npy.gn-*.tmp"):
