@@ -95,13 +95,13 @@ def normalize(
     moments: Moments,
     scratch: Scratch,
     *,
-    left: Left = Left.NOTHING,
+    left: Left | None = None,
 ) -> None:
     """Write the normalized tile `source` to `sink` (five axes each), from the moments of its cells' groups.
 
-    `left`: by `measure` of this very tile, whose moments these are.
+    `left`: by `measure` of this very tile, where these are its moments; not where groups have several.
     """
-    high, low = scale_of(norm, form, moments, plain=left >= Left.PLAIN)
+    high, low = scale_of(norm, form, moments, plain=bool(left))
     scale: Pair = (form.spread(high), form.spread(low))
     beta = None
     if norm.gamma is not None or norm.beta is not None:
@@ -126,7 +126,7 @@ def normalize(
         if swift and _applied(swift, source, sink, moments.mean[0], scale[0], shift, short, scratch):
             return
     work = form.view(scratch.work)
-    if left < Left.DEVIATIONS:
+    if left != Left.DEVIATIONS:
         work = form.load(source, scratch.work)
         if form.any(moments.unit != 1.0):
             np.multiply(work, form.lay_cells(moments.unit), out=work)
@@ -134,7 +134,7 @@ def normalize(
     np.multiply(work, form.lay(scale[0]), out=work)
     np.add(work, form.lay(shift), out=work)
     if beta is not None and short is not None:
-        _mend(norm, form, source, moments, scratch, channels, beta, short, left)
+        _mend(norm, form, source, moments, scratch, channels, beta, short, own=left is not None)
     form.store(scratch.work, sink)
 
 
@@ -157,7 +157,7 @@ def _applied(
     )
     trial, magnitude = beside
     swift.apply(source, mean, scale, shift, trial)
-    if np.abs(trial, out=magnitude).min() <= np.float32(short):
+    if np.fmin.reduce(np.abs(trial, out=magnitude), axis=None) <= np.float32(short):
         return False
     np.copyto(sink, trial)
     return True
@@ -172,16 +172,19 @@ def _mend(
     channels: NDArray[np.intp],
     beta: Floats,
     short: float,
-    left: Left,
+    own: bool,
 ) -> None:
-    """Compute anew, in pairs, what is so small beside beta that float64 may miss it by a float32 ulp."""
+    """Compute anew, in pairs, what is so small beside beta that float64 may miss it by a float32 ulp.
+
+    `own`: the moments are those of this tile alone, which are not good enough, and are taken again.
+    """
     work = form.view(scratch.work)
     magnitude = np.abs(work, out=form.view(scratch.part))
-    if not float(np.minimum.reduce(scratch.part[: form.size])) < short:
+    if not np.fmin.reduce(scratch.part[: form.size]) < short:  # whatever group is NaN
         return
     lost = magnitude < short
     result = work.copy()
-    if left:
+    if own:
         moments, _ = measure(form, source, scratch, twofold=True)
 
     def picked(values: Any) -> Any:

@@ -123,6 +123,8 @@ class Planes(Runs):
 class Sets(Runs):
     """Short runs, each a cell. They have no `survey`, and no `squares`."""
 
+    centers = False
+
     def moments(self, tile: NDArray[Any]) -> tuple[Any, Any, float, Pair, Pair]:
         """(first, second): least, most, last place (as of `survey`), mean and m2."""
         least, most, bits, high, low, m2 = (v.reshape(self.form.cells) for v in passes.moments(tile))

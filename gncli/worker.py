@@ -177,7 +177,7 @@ class Normalizer(Reader):
         undefined = 0
         with arithmetic():
             for form, place in chain.from_iterable(_pieces(self.plan.geometry, self.plan.edges(block))):
-                tile, left = data[place], Left.NOTHING
+                tile, left = data[place], None
                 if moments is None:
                     if form.each < LONG_RUN:  # to merge so many sets takes longer than to sum anew
                         before.append(_describe(tile, self.desk.scratch))
@@ -205,7 +205,7 @@ class Normalizer(Reader):
             return held.view(self.dtype)
         return self.desk.buffer("out", data.size, self.dtype)
 
-    def check(self, moments: Moments, left: Left = Left.NOTHING) -> int:
+    def check(self, moments: Moments, left: Left | None = None) -> int:
         """How many groups eps = 0 turns into NaN. Raises NonFiniteError where NaN is to fail."""
         if not left and self.norm.nan == "fail" and np.any(moments.finite < moments.size):
             held = int(np.sum(moments.size - moments.finite))

@@ -60,3 +60,25 @@ def test_fail_refuses(bad: float) -> None:
     x[0, 1, 2, 3] = bad
     with pytest.raises(NonFiniteError, match="1"):
         group_norm(x, 2, nan="fail")
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"), [("NCL", (2, 4, 100)), ("NLC", (2, 100, 4)), ("NC", (300, 16)), ("CLN", (4, 50, 3))]
+)
+@pytest.mark.parametrize("eps", [1e-5, 0.0])
+def test_a_sound_group_does_not_mind_its_neighbours(layout: str, shape: tuple[int, ...], eps: float) -> None:
+    """To the bit, also where beta all but cancels a value, which is then computed in more digits."""
+    x = normal(*shape)
+    at = [slice(None)] * x.ndim
+    at[layout.index("C")] = slice(shape[layout.index("C")] // 2)  # the first of two groups
+    sound = tuple(at)
+    exact = group_norm(x, 2, layout=layout, dtype="float64", eps=eps)
+    beta = -np.moveaxis(exact, layout.index("C"), -1).reshape(-1, shape[layout.index("C")])[7]
+    alone = group_norm(x, 2, layout=layout, beta=beta, eps=eps)
+    assert 0 < np.abs(alone[sound]).min() < 1e-15
+    bad = np.ones(x.shape, bool)
+    bad[sound] = False
+    for value in (np.nan, np.inf, 5.0):  # 5: constant groups, which eps 0 makes NaN
+        with warnings.catch_warnings(action="ignore"):
+            beside = group_norm(np.where(bad, np.float32(value), x), 2, layout=layout, beta=beta, eps=eps)
+        assert beside[sound].tobytes() == alone[sound].tobytes()
