@@ -2,8 +2,8 @@
 
    Sums of values are exact: pairs of float64, and the caller uses them only where a pair holds all the
    digits. So it does not matter that numpy adds in another order. Sums of squares are not, and are taken
-   in numpy's own order. A product and a sum are two roundings, as they are for numpy: see the flags of the
-   build. */
+   in numpy's own order, or by numpy. A product and a sum are two roundings, as they are for numpy: see the
+   flags of the build. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -38,10 +38,12 @@
 #endif
 
 enum {
-    VERSION = 1, /* gncli.kernel asks for it */
-    DEPTH = 8,   /* values that are added up before their sum goes to a pair, if that is exact */
-    WIDTH = 32,  /* lanes that a row is laid in: they fit the registers */
-    STRIP = 256  /* columns at a time: they fit the first cache */
+    VERSION = 2,  /* gncli.kernel asks for it */
+    DEPTH = 8,    /* values that are added up before their sum goes to a pair, if that is exact */
+    WIDTH = 32,   /* lanes that a row is laid in: they fit the registers */
+    STRIP = 256,  /* columns at a time: they fit the first cache */
+    CHUNK = 8192, /* the most values of a dot product, as in gncli/tile.py */
+    LONG = 16384  /* elements whose time is worth letting another thread have the interpreter */
 };
 
 static const double PIVOT = 262144; /* as in gncli/measure.py */
@@ -147,15 +149,17 @@ INLINE const float *gather(float *restrict row, const char *x, n_t step, n_t lan
     return row;
 }
 
-/* Core axes are contiguous where it says so; or an error is set. */
-static int packed(n_t count, n_t step, size_t size) {
+static int refuse(const char *why) {
     NPY_ALLOW_C_API_DEF
-    if (count < 2 || step == (n_t)size)
-        return 1;
     NPY_ALLOW_C_API;
-    PyErr_SetString(PyExc_ValueError, "the last axis is not contiguous");
+    PyErr_SetString(PyExc_ValueError, why);
     NPY_DISABLE_C_API;
     return 0;
+}
+
+/* Core axes are contiguous where it says so; or an error is set. */
+static int packed(n_t count, n_t step, size_t size) {
+    return count < 2 || step == (n_t)size || refuse("an axis is not contiguous");
 }
 
 static const char survey_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_UINT32, NPY_DOUBLE, NPY_DOUBLE};
@@ -219,7 +223,16 @@ static void total(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSE
 static const char moments_types[] = {NPY_FLOAT,  NPY_DOUBLE, NPY_DOUBLE, NPY_UINT32,
                                      NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
 
-/* A strip of sets, a lane each: see _divide, _settle and _about in gncli/measure.py. */
+/* The mean in two parts, of a sum in two: see _divide and _settle in gncli/measure.py. */
+INLINE void divide(double *high, double *low, float least, float most, double count) {
+    double sum = *high, lower = 0;
+    add(&sum, &lower, *low);
+    double middle = sum / count, cut = middle * PIVOT, pivot = (middle + cut) - cut;
+    *high = least == most ? -(0.0 - least) : pivot;
+    *low = least == most ? 0 : ((sum - pivot * count) + lower) / count;
+}
+
+/* A strip of sets, a lane each: see Form.about in gncli/tile.py, too. */
 INLINE void moments_strip(Lanes *all, double *restrict squares, const char *x, n_t step, n_t lanes,
                           n_t count, n_t next) {
     double *restrict mean = all->sum, *restrict rest = all->rest, each = count;
@@ -228,13 +241,7 @@ INLINE void moments_strip(Lanes *all, double *restrict squares, const char *x, n
     for (n_t k = 0; k < count; k++)
         take(all, gather(row, x + k * next, step, lanes), 1, 0, lanes);
     for (n_t j = 0; j < lanes; j++) {
-        double sum = mean[j], lower = 0;
-        add(&sum, &lower, rest[j]);
-        double middle = sum / each, cut = middle * PIVOT, pivot = (middle + cut) - cut;
-        int same = all->least[j] == all->most[j];
-        lower = ((sum - pivot * each) + lower) / each;
-        mean[j] = same ? -(0.0 - all->least[j]) : pivot;
-        rest[j] = same ? 0 : lower;
+        divide(&mean[j], &rest[j], all->least[j], all->most[j], each);
         squares[j] = 0;
     }
     for (n_t k = 0; k < count; k++) {
@@ -264,6 +271,43 @@ FAST static void moments(char **args, const n_t *dims, const n_t *steps, void *P
             *(double *)(args[4] + (at + j) * steps[4]) = all.sum[j];
             *(double *)(args[5] + (at + j) * steps[5]) = all.rest[j];
             *(double *)(args[6] + (at + j) * steps[6]) = squares[j];
+        }
+    }
+}
+
+/* numpy's own dot product of float64: in what order BLAS adds up, only BLAS knows. */
+static PyUFuncGenericFunction dot;
+static void *dot_data;
+static const char dot_types[] = {NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
+
+FAST static void moments_rows(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    const n_t chunks = dims[1], size = dims[2], one[2] = {1, size};
+    const n_t apart[5] = {0, 0, 0, sizeof(double), sizeof(double)};
+    double off[CHUNK];
+    Lanes all;
+    if (!packed(size, steps[8], sizeof(float)) || !packed(chunks, steps[7], size * sizeof(float)))
+        return;
+    if (size > CHUNK) {
+        refuse("the last axis is too long");
+        return;
+    }
+    for (n_t i = 0; i < dims[0]; i++) {
+        const float *restrict x = (const float *)(args[0] + i * steps[0]);
+        survey_row(&all, x, chunks * size, DEPTH);
+        if (!is_exact(&all, 1))
+            survey_row(&all, x, chunks * size, 1);
+        divide(all.sum, all.rest, all.least[0], all.most[0], (double)(chunks * size));
+        *(double *)(args[1] + i * steps[1]) = all.least[0] + 0.0; /* not -0 */
+        *(double *)(args[2] + i * steps[2]) = all.most[0] + 0.0;
+        *(uint32_t *)(args[3] + i * steps[3]) = all.bits[0];
+        *(double *)(args[4] + i * steps[4]) = all.sum[0];
+        *(double *)(args[5] + i * steps[5]) = all.rest[0];
+        for (n_t k = 0; k < chunks; k++, x += size) {
+            char *both[3] = {(char *)off, (char *)off, args[6] + i * steps[6] + k * steps[9]};
+            double mean = all.sum[0];
+            for (n_t j = 0; j < size; j++)
+                off[j] = x[j] - mean;
+            dot(both, one, apart, dot_data);
         }
     }
 }
@@ -369,35 +413,78 @@ FAST static void apply_sets(char **args, const n_t *dims, const n_t *steps, void
     }
 }
 
-static struct {
+typedef struct {
     const char *name, *signature;
+    int cores; /* lengths in `dims` behind the number of rows */
     PyUFuncGenericFunction loop;
     const char *types;
     int inputs, outputs;
     const char *doc;
-} passes[] = {
-    {"survey", "(n)->(),(),(),(),()", survey, survey_types, 1, 5,
+} Pass;
+
+static const Pass passes[] = {
+    {"survey", "(n)->(),(),(),(),()", 1, survey, survey_types, 1, 5,
      "Of each row: least, most, magnitude's bits of the least but 0, less 1; sum, and its rest."},
-    {"survey_columns", "(m,n)->(n),(n),(n),(n),(n)", survey_columns, survey_types, 1, 5,
+    {"survey_columns", "(m,n)->(n),(n),(n),(n),(n)", 2, survey_columns, survey_types, 1, 5,
      "The same of columns."},
-    {"total", "(n),(n)->(),()", total, total_types, 2, 2, "The sum of pairs."},
-    {"moments", "(n)->(),(),(),(),(),()", moments, moments_types, 1, 6,
+    {"total", "(n),(n)->(),()", 1, total, total_types, 2, 2, "The sum of pairs."},
+    {"moments", "(n)->(),(),(),(),(),()", 1, moments, moments_types, 1, 6,
      "Of each of many small sets: least, most, bits as of `survey`; mean, and its rest; m2."},
-    {"deviate", NULL, deviate, deviate_types, 2, 1, "x - mean"},
-    {"squares_columns", "(m,n),(n)->(n)", squares_columns, deviate_types, 2, 1,
+    {"moments_rows", "(c,k)->(),(),(),(),(),(c)", 2, moments_rows, moments_types, 1, 6,
+     "Of each long row, in chunks: the same; in place of m2, the squares of x - mean in each chunk."},
+    {"deviate", NULL, 0, deviate, deviate_types, 2, 1, "x - mean"},
+    {"squares_columns", "(m,n),(n)->(n)", 2, squares_columns, deviate_types, 2, 1,
      "Of each column, the squares of x - mean, added up."},
-    {"apply", NULL, apply, apply_types, 4, 1, "(x - mean) * scale + shift"},
-    {"apply_sets", "(n),(),(n),(n)->(n)", apply_sets, apply_types, 4, 1, "The same, of many small sets."},
+    {"apply", NULL, 0, apply, apply_types, 4, 1, "(x - mean) * scale + shift"},
+    {"apply_sets", "(n),(),(n),(n)->(n)", 1, apply_sets, apply_types, 4, 1, "The same, of many small sets."},
 };
 
+/* A pass without the interpreter's lock. numpy lets go of it itself, but for generalized ufuncs only where
+   they have 500 rows or more, however long these are; and ours are few and long. */
+static void unlocked(char **args, const n_t *dims, const n_t *steps, void *data) {
+    const Pass *pass = data;
+    n_t size = dims[0];
+    for (int k = 1; k <= pass->cores; k++)
+        size *= dims[k];
+    PyThreadState *held = size >= LONG && PyGILState_Check() ? PyEval_SaveThread() : NULL;
+    pass->loop(args, dims, steps, NULL);
+    if (held)
+        PyEval_RestoreThread(held);
+}
+
+static PyUFuncGenericFunction loop = unlocked;
+static void *selves[sizeof passes / sizeof *passes];
+
+static int find_dot(void) {
+    PyObject *numpy = PyImport_ImportModule("numpy");
+    PyObject *vecdot = numpy ? PyObject_GetAttrString(numpy, "vecdot") : NULL;
+    Py_XDECREF(numpy);
+    if (!vecdot)
+        return -1;
+    if (PyObject_TypeCheck(vecdot, &PyUFunc_Type)) {
+        const PyUFuncObject *found = (PyUFuncObject *)vecdot;
+        for (int k = 0; k < found->ntypes && !dot; k++)
+            if (memcmp(found->types + 3 * k, dot_types, sizeof dot_types) == 0) {
+                dot = found->functions[k];
+                dot_data = found->data ? found->data[k] : NULL;
+            }
+    }
+    if (!dot)
+        PyErr_SetString(PyExc_ImportError, "numpy.vecdot is not as expected");
+    Py_DECREF(vecdot); /* numpy keeps it, for as long as there is an interpreter */
+    return dot ? 0 : -1;
+}
+
 static int execute(PyObject *module) {
-    if (PyArray_ImportNumPyAPI() < 0 || PyUFunc_ImportUFuncAPI() < 0)
+    if (PyArray_ImportNumPyAPI() < 0 || PyUFunc_ImportUFuncAPI() < 0 || find_dot() < 0)
         return -1;
     for (size_t k = 0; k < sizeof passes / sizeof *passes; k++) {
+        const Pass *pass = &passes[k];
+        selves[k] = (void *)pass;
         PyObject *made = PyUFunc_FromFuncAndDataAndSignature(
-            &passes[k].loop, NULL, passes[k].types, 1, passes[k].inputs, passes[k].outputs, PyUFunc_None,
-            passes[k].name, passes[k].doc, 0, passes[k].signature);
-        int status = PyModule_AddObjectRef(module, passes[k].name, made);
+            &loop, &selves[k], pass->types, 1, pass->inputs, pass->outputs, PyUFunc_None, pass->name,
+            pass->doc, 0, pass->signature);
+        int status = PyModule_AddObjectRef(module, pass->name, made);
         Py_XDECREF(made);
         if (status < 0)
             return -1;

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from gncli.doubledouble import Pair
 from gncli.dtypes import last_place
-from gncli.tile import Columns, Floats, Form, Short, widest
+from gncli.tile import Columns, Floats, Form, Rows, Short, widest
 
-_VERSION = 1  # of what kernel.c offers: an editable installation may hold an older one
+_VERSION = 2  # of what kernel.c offers: an editable installation may hold an older one
 
 
 def _load() -> Any:
@@ -55,6 +55,8 @@ def _swift(form: Form) -> Runs | None:
         return Sets(form) if whole and form.plane[1] > 1 else None
     if isinstance(form, Columns):
         return Planes(form) if form.plane[1] > 1 else None  # numpy adds up a single column in another order
+    if isinstance(form, Rows) and form.shape[0] == form.shape[2] == 1 and form.chunks is not None:
+        return Lines(form)
     return Runs(form)
 
 
@@ -88,6 +90,21 @@ class Runs:
         passes.apply(form.arrange(tile), *laid, out=out)
         if not np.may_share_memory(out, sink):
             form.store(out.reshape(-1), sink)
+
+
+class Lines(Runs):
+    """Long runs, each a cell: what is read of memory is all done while a cache has it."""
+
+    form: Rows
+    centers = False
+
+    def moments(self, tile: NDArray[Any]) -> tuple[Any, Any, float, Pair, Pair]:
+        """(first, second): least, most, last place (as of `survey`), mean and m2."""
+        form = self.form
+        *found, bits, high, low, squares = passes.moments_rows(tile.reshape(form.chunks))
+        least, most, high, low = (form.pick(v.reshape(form.cells)) for v in (*found, high, low))
+        m2 = form.about(form.total_chunks(squares), low, form.each)
+        return least, most, last_place(int(bits.min()) + 1), (high, low), m2
 
 
 class Planes(Runs):

@@ -90,7 +90,7 @@ def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = Fa
             total = _total(form, work, scratch, largest, None)
         mean = _settle(form, _divide(total, form.each, twofold), least, most)
         np.subtract(work, form.lay_cells(mean[0]), out=work)
-        squares = _about(form, form.dot(work, work, scratch.part), mean[1], form.each)
+        squares = form.about(form.dot(work, work, scratch.part), mean[1], form.each)
         moments = Moments(form.count, mean, squares, least, most, form.none, form.none, form.one)
         left = Left.DEVIATIONS
     else:
@@ -98,24 +98,38 @@ def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = Fa
     return (_measure_twofold(form, tile, scratch, moments), Left.NOTHING) if twofold else (moments, left)
 
 
+def measure_lines(form: Form, *tiles: NDArray[Any]) -> Moments | None:
+    """Moments of the first tile, which is of any size: by a compiled pass that needs no scratch, if all
+    of the tiles are fit for it."""
+    swift = kernel.swift(form, *tiles)
+    return _trusted(form, *swift.moments(tiles[0])) if isinstance(swift, kernel.Lines) else None
+
+
 def _measure_swiftly(
     form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool
 ) -> tuple[Moments, Left] | None:
     """As `measure`, by compiled passes; None where there are none, or a sum would not be exact."""
     swift = kernel.swift(form, tile)
-    if swift is None or (twofold and isinstance(swift, kernel.Sets)):
+    if swift is None:
         return None
-    if isinstance(swift, kernel.Sets):
-        least, most, place, mean, m2 = swift.moments(tile)
+    if isinstance(swift, kernel.Sets | kernel.Lines) and not twofold:
+        moments = _trusted(form, *swift.moments(tile))
+    elif isinstance(swift, kernel.Sets):
+        return None
     else:
         least, most, place, total = swift.survey(tile)
         mean = _settle(form, _divide(total, form.each, twofold), least, most)
-        m2 = _about(form, swift.squares(tile, mean[0], scratch.work, scratch.part), mean[1], form.each)
+        m2 = form.about(swift.squares(tile, mean[0], scratch.work, scratch.part), mean[1], form.each)
+        moments = _trusted(form, least, most, place, mean, m2)
+    return moments and (moments, Left.DEVIATIONS if swift.centers else Left.PLAIN)
+
+
+def _trusted(form: Form, least: Number, most: Number, place: float, mean: Pair, m2: Pair) -> Moments | None:
+    """What a compiled pass found, if the sum was exact and nothing left float64's range."""
     top, _ = form.span(form.larger(most, -least))
     if not (top <= kernel.REACH * place and form.all(np.isfinite(m2[0]))):
         return None
-    moments = Moments(form.count, mean, m2, least, most, form.none, form.none, form.one)
-    return moments, Left.DEVIATIONS if swift.centers else Left.PLAIN
+    return Moments(form.count, mean, m2, least, most, form.none, form.none, form.one)
 
 
 def _measure_long(form: Form, tile: NDArray[Any], scratch: Scratch, least: Number, most: Number) -> Moments:
@@ -185,11 +199,6 @@ def _settle(form: Form, mean: Pair, least: Number, most: Number) -> Pair:
     return form.where(same, -(0.0 - least), mean[0]), form.where(same, 0.0, mean[1])
 
 
-def _about(form: Form, squares: Number, rest: Number, count: Number) -> Pair:
-    """Squares about the mean, of those about its upper part."""
-    return form.larger(squares - count * (rest * rest), 0.0), 0.0 * rest
-
-
 def _measure_any(form: Form, tile: NDArray[Any], work: Floats, scratch: Scratch, twofold: bool) -> Moments:
     """With NaN, infinity, or values whose squares leave float64's range."""
     finite = np.isfinite(work)
@@ -206,7 +215,7 @@ def _measure_any(form: Form, tile: NDArray[Any], work: Floats, scratch: Scratch,
     mean = _settle(form, mean, least * unit, most * unit)
     np.subtract(work, form.lay_cells(mean[0]), out=work)
     work[~finite] = 0.0
-    squares = _about(form, form.dot(work, work, scratch.part), mean[1], kept)
+    squares = form.about(form.dot(work, work, scratch.part), mean[1], kept)
     return Moments(form.count, mean, squares, least, most, nan, form.count - kept - nan, unit)
 
 

@@ -24,13 +24,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gncli.doubledouble import Pair
 from gncli.layout import Geometry, divisors
 
 Floats: TypeAlias = NDArray[np.float64]
 Shape5: TypeAlias = tuple[int, int, int, int, int]
 
 LONG_RUN = 64  # elements: shorter inner runs cost more in numpy's loop overhead than in arithmetic
-_DOT = 8192  # BLAS's dot brings in threads of its own above 10000 elements
+_DOT = 8192  # BLAS's dot brings in threads of its own above 10000 elements; kernel.c takes no more
 _WIDE = 4096  # elements: narrow columns are taken several rows at a time, to this length
 
 
@@ -143,6 +144,10 @@ class Form:
         """(first, second): the sum of a·b over each cell."""
         return self.total(np.multiply(a, b, out=self.view(scratch)))
 
+    def about(self, squares: Any, rest: Any, count: Any) -> Pair:
+        """Squares about the mean, of those about its upper part."""
+        return self.larger(squares - count * (rest * rest), 0.0), 0.0 * rest
+
 
 class Rows(Form):
     def __init__(self, shape: Shape5, run: int) -> None:
@@ -151,7 +156,7 @@ class Rows(Form):
         self.step = run if inner % run == 0 else inner
         self._split = (*shape[:4], inner // self.step, self.step)
         chunk = next(c for c in range(min(inner, _DOT), 0, -1) if inner % c == 0)
-        self._chunks = (*shape[:4], inner // chunk, chunk) if chunk >= min(inner, 512) else None
+        self.chunks = (*shape[:4], inner // chunk, chunk) if chunk >= min(inner, 512) else None
         self._ones = np.ones(chunk)
         self._height = next((f for f in range(min(128, inner // 32), 7, -1) if inner % f == 0), 1)
         self.folds = tuple(divisors(self._height)[:0:-1])
@@ -181,16 +186,16 @@ class Rows(Form):
         return np.add.reduce(sums, axis=(0, 2, 4))
 
     def total(self, work: Floats) -> Any:
-        if self._chunks is None:
+        if self.chunks is None:
             return super().total(work)
-        return self._fold(np.vecdot(work.reshape(self._chunks), self._ones))
+        return self.total_chunks(np.vecdot(work.reshape(self.chunks), self._ones))
 
     def dot(self, a: Floats, b: Floats, scratch: Floats) -> Any:
-        if self._chunks is None:
+        if self.chunks is None:
             return super().dot(a, b, scratch)
-        return self._fold(np.vecdot(a.reshape(self._chunks), b.reshape(self._chunks)))
+        return self.total_chunks(np.vecdot(a.reshape(self.chunks), b.reshape(self.chunks)))
 
-    def _fold(self, sums: Floats) -> Any:
+    def total_chunks(self, sums: Floats) -> Any:
         return np.add.reduce(sums, axis=(0, 2, 4))
 
 
@@ -234,7 +239,7 @@ class Row(Rows):
     def total_folded(self, sums: Floats) -> float:
         return float(np.add.reduce(sums, axis=None))
 
-    def _fold(self, sums: Floats) -> float:
+    def total_chunks(self, sums: Floats) -> float:
         return float(np.add.reduce(sums, axis=None))
 
 

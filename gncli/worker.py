@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gncli.errors import NonFiniteError
 from gncli.groupnorm import Norm, normalize
 from gncli.layout import Box, Geometry, Run, flat_geometry
-from gncli.measure import Left, Scratch, arithmetic, measure
+from gncli.measure import Left, Scratch, arithmetic, measure, measure_lines
 from gncli.moments import Cascade, Moments, join, merge, pool, stack
 from gncli.plan import Plan
 from gncli.tensors import Sink, Source
@@ -176,7 +176,12 @@ class Normalizer(Reader):
         after: list[Moments] = []
         undefined = 0
         with arithmetic():
-            for form, place in chain.from_iterable(_pieces(self.plan.geometry, self.plan.edges(block))):
+            whole = self._at_once(origin, data, out) if moments is None else None
+            if whole is not None:
+                before.append(whole)
+                undefined += self.check(whole)
+            pieces = _pieces(self.plan.geometry, self.plan.edges(block)) if whole is None else []
+            for form, place in chain.from_iterable(pieces):
                 tile, left = data[place], None
                 if moments is None:
                     if form.each < LONG_RUN:  # to merge so many sets takes longer than to sum anew
@@ -197,6 +202,20 @@ class Normalizer(Reader):
         else:
             values = self.sink.pack(runs, flat)
         return Done(_few(before), _few(after), undefined, runs, values)
+
+    def _at_once(self, origin: Box, data: NDArray[Any], out: NDArray[Any]) -> Moments | None:
+        """Normalize a block of whole groups in one call of each pass, if there are some that need no tiles.
+
+        After each call a thread waits for the interpreter's lock, which can take as long as a tile. Not where
+        the result is to be described, too: that is quicker by tiles, which the caches hold.
+        """
+        if self.statistics or self.twofold or self.norm.beta is not None:
+            return None
+        form = form_of(self.plan.geometry, data.shape)
+        moments = measure_lines(form, data, out)
+        if moments is not None:
+            normalize(self.norm, form, origin, data, out, moments, self.desk.scratch, left=Left.PLAIN)
+        return moments
 
     def _room(self, data: NDArray[Any]) -> NDArray[Any]:
         """Where the block's values may go: into the buffer they were read to, if they take as much."""

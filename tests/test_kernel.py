@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import warnings
 from fractions import Fraction
 from math import prod
 from types import ModuleType
@@ -163,6 +166,18 @@ def test_whole_tensors(layout: str, shape: tuple[int, ...], groups: int, affine:
     assert compiled == plain
 
 
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_several_tiles(values: str, jobs: int) -> None:
+    """Taken at once, or tile by tile where a sum is not exact: these are two blocks of several tiles."""
+    x = normal(12, 32, 100, 100)
+    with np.errstate(over="ignore"):
+        x[1, 5] = VALUES[values](10_000, rng()).reshape(100, 100)
+    with warnings.catch_warnings(action="ignore"):  # of NaN
+        compiled, plain = both(lambda: group_norm(x, 8, jobs=jobs).tobytes())
+    assert compiled == plain
+
+
 def test_statistics() -> None:
     for x in (normal(3, 1_000_003, mean=0.1), spoiled(), np.zeros((2, 5), "f4"), -np.zeros((2, 5), "f4")):
         compiled, plain = both(lambda x=x: repr(gncli.describe(x)))
@@ -171,12 +186,13 @@ def test_statistics() -> None:
 
 def test_the_passes_are_used() -> None:
     """Of tiles of each form, and of those in bigger blocks: or else the other tests would say nothing."""
-    for layout, shape, kind in (
-        ("NCHW", (4, 32, 16, 16), room.Runs),
-        ("NHWC", (4, 16, 16, 32), room.Planes),
-        ("NC", (5000, 32), room.Sets),
+    for layout, shape, interleaved, kind in (
+        ("NCHW", (4, 32, 16, 16), False, room.Lines),
+        ("NCHW", (4, 32, 16, 16), True, room.Runs),
+        ("NHWC", (4, 16, 16, 32), False, room.Planes),
+        ("NC", (5000, 32), False, room.Sets),
     ):
-        view = geometry(shape, layout, 8)
+        view = geometry(shape, layout, 8, interleaved=interleaved)
         form = form_of(view, view.dims)
         block = np.zeros([n + 1 for n in view.dims], "f4")
         tile = block[tuple(slice(n) for n in view.dims)]
@@ -206,6 +222,53 @@ def test_lines_that_lie_apart_are_refused(kernel: ModuleType) -> None:
     for function in (kernel.survey, kernel.survey_columns):
         with pytest.raises(ValueError, match="not contiguous"):
             function(x)
+
+
+@pytest.mark.parametrize("values", ["N(0,1)", "mean/std 1e5", "a wide range", "one tiny value", "denormals"])
+@pytest.mark.parametrize("shape", [(1, 64), (7, 512), (3, 8192), (40, 1000)])
+def test_moments_of_rows(kernel: ModuleType, shape: tuple[int, int], values: str) -> None:
+    """Extremes, the mean, and of each chunk the squares about its upper part, as numpy adds them up."""
+    x = VALUES[values](2 * prod(shape), rng()).astype("f4").reshape(2, *shape)
+    x[1] = x[1, 0, 0]  # a constant is its own mean
+    for least, most, bits, high, low, squares, row in zip(*kernel.moments_rows(x), x, strict=True):
+        assert (least, most) == (row.min(), row.max())
+        assert bits == (np.abs(row).view(np.uint32) * 2 - 1).min()
+        mean = sum(map(Fraction, row.ravel().tolist())) / row.size
+        assert abs(Fraction(float(high)) + Fraction(float(low)) - mean) <= abs(mean) * Fraction(1, 2**80)
+        off = row.astype("f8") - high
+        assert squares.tobytes() == np.vecdot(off, off).tobytes()
+
+
+def test_rows_that_do_not_fit_are_refused(kernel: ModuleType) -> None:
+    with pytest.raises(ValueError, match="too long"):
+        kernel.moments_rows(np.zeros((1, 8193), "f4"))
+    for x in (np.zeros((4, 70), "f4")[:, ::2], np.zeros((4, 70), "f4")[:, 2:]):
+        with pytest.raises(ValueError, match="not contiguous"):
+            kernel.moments_rows(x)
+
+
+def test_another_thread_runs_meanwhile(kernel: ModuleType) -> None:
+    """numpy keeps the interpreter's lock for so few rows, however long they are."""
+    x = np.ones((1, 500, 8192), "f4")
+
+    def meanwhile() -> bool:
+        seen: list[int] = []
+        gate = threading.Lock()
+        gate.acquire()
+        other = threading.Thread(target=lambda: seen.append(gate.acquire()))
+        other.start()
+        gate.release()  # from here on only the pass may let it in
+        kernel.moments_rows(x)
+        found = bool(seen)
+        other.join()
+        return found
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # seconds until a thread that waits for the lock asks for it
+    try:
+        assert any(meanwhile() for _ in range(50))  # a thread may take longer to wake up than this pass
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_sum_of_pairs(kernel: ModuleType) -> None:

@@ -6,6 +6,7 @@ What loads a command's tool, and with it numpy, is the body of the command; `gn 
 from __future__ import annotations
 
 import _thread
+import gc
 import os
 import shlex
 import signal
@@ -188,6 +189,7 @@ def _leave(code: int) -> NoReturn:
 
 def main() -> None:
     """What the shell runs. The process is gn's own, and is set up here."""
+    gc.set_threshold(50_000)  # nothing that is loaded is garbage, and to find that out takes milliseconds
     # The engine brings its own threads, and BLAS's would fight them. Read once, when numpy is loaded.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     for number in STOPPING:
