@@ -7,8 +7,10 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -194,12 +196,54 @@ def test_space_is_reserved_and_what_is_written_stays(target: Path) -> None:
     staged.discard()
 
 
+@pytest.mark.parametrize(
+    ("kind", "stretches"), [(0xEF53, [(0, 16 << 20), (16 << 20, 16 << 20), (32 << 20, 5)]), (0x01021994, [])]
+)
+def test_where_space_is_reserved(
+    target: Path, monkeypatch: pytest.MonkeyPatch, kind: int, stretches: list[tuple[int, int]]
+) -> None:
+    """Not on tmpfs, which would fill it with zeros; ext4 only notes it."""
+    asked = []
+
+    class Libc:
+        @staticmethod
+        def fstatfs(_: int, answer: Any) -> int:
+            answer[0] = kind
+            return 0
+
+        @staticmethod
+        def fallocate(_: int, mode: int, start: Any, count: Any) -> int:
+            assert mode == 0
+            asked.append((start.value, count.value))
+            return 0
+
+    monkeypatch.setattr(staging, "_libc", lambda: Libc)
+    staged = put(target)
+    staged.reserve((32 << 20) + 5)
+    staged.discard()
+    assert asked == stretches
+
+
+def test_the_type_of_a_file_system() -> None:
+    shm = [line for line in Path("/proc/mounts").read_text().splitlines() if " /dev/shm tmpfs " in line]
+    if not shm:
+        pytest.skip("no tmpfs here")
+    with tempfile.TemporaryFile(dir="/dev/shm") as file:
+        assert staging._type_of_file_system(file.fileno()) == 0x01021994
+    with open("/proc/mounts", "rb") as file:
+        assert staging._type_of_file_system(file.fileno()) == 0x9FA0
+
+
 def test_a_file_system_that_cannot_promise_space_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     staged = put(tmp_path / "out.npy")
 
     class Libc:
+        @staticmethod
+        def fstatfs(*_: object) -> int:
+            return -1
+
         @staticmethod
         def fallocate(*_: object) -> int:
             ctypes.set_errno(95)  # EOPNOTSUPP

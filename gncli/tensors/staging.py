@@ -15,6 +15,7 @@ from gncli.leavings import clear_later, is_cleared
 from gncli.tensors.address import reason
 
 NAME_MAX = 255  # bytes, on every file system in common use
+_TMPFS = 0x01021994
 _STRETCH = 16 << 20  # bytes reserved at a time: whoever writes to the file waits meanwhile
 
 
@@ -34,10 +35,7 @@ class Joined:
         return Joined, (self.target, self.path)
 
     def reserve(self, nbytes: int) -> None:
-        """Take the space, where the file system can promise it; also beside writes, which it leaves alone.
-
-        It takes time where the file system fills the space with zeros (tmpfs).
-        """
+        """Take the space, where the file system can promise it; also beside writes, which it leaves alone."""
         try:
             if nbytes:
                 _allocate(self.file.fileno(), nbytes)
@@ -213,9 +211,12 @@ def remove_left(target: str, *, look_again: bool = False) -> None:
 
 
 def _allocate(descriptor: int, nbytes: int) -> None:
-    """fallocate(2). In os.posix_fallocate, glibc writes zeros itself where the system can't: over others'."""
+    """fallocate(2). In os.posix_fallocate, glibc writes zeros itself where the system can't: over others'.
+
+    Not on tmpfs, which does fill the space with zeros, and has those who write wait meanwhile.
+    """
     libc = _libc()
-    if not hasattr(libc, "fallocate"):
+    if not hasattr(libc, "fallocate") or _type_of_file_system(descriptor) == _TMPFS:
         return
     for start in range(0, nbytes, _STRETCH):
         stretch = ctypes.c_int64(min(_STRETCH, nbytes - start))
@@ -224,6 +225,13 @@ def _allocate(descriptor: int, nbytes: int) -> None:
             if error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EINTR):
                 raise OSError(error, os.strerror(error))
             return
+
+
+def _type_of_file_system(descriptor: int) -> int:
+    """The number that Linux has for it: see statfs(2)."""
+    answer = (ctypes.c_long * 64)()  # twice the structure, whose first field it is
+    _libc().fstatfs(descriptor, answer)
+    return answer[0]
 
 
 @lru_cache(maxsize=1)
