@@ -52,12 +52,14 @@ def connect(address: str, jobs: int | None) -> Cluster:
     local = None
     try:
         if address == "local":
-            local = distributed.LocalCluster(
-                n_workers=jobs or usable_cores(),
-                threads_per_worker=1,
-                dashboard_address="127.0.0.1:0",  # of no use, but not to be had without
-                silence_logs=logging.CRITICAL,
-            )
+            # Nobody will see the dashboard, which is not to be had without, nor the profiles of the workers.
+            with import_module("dask.config").set({"distributed.worker.profile.enabled": False}):
+                local = distributed.LocalCluster(
+                    n_workers=jobs or usable_cores(),
+                    threads_per_worker=1,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,
+                )
             where["address"] = local
         elif "://" in address:
             where["address"] = address
