@@ -122,7 +122,7 @@ def normalize(
         shift = shift + beta
     short = None if beta is None else float(np.abs(beta).max()) * _CANCELLED
     if left or (form.all(moments.unit == 1.0) and form.all(moments.finite == moments.size)):
-        swift = kernel.swift(form, source, sink)
+        swift = kernel.swift_to(form, source, sink)
         if swift and _applied(swift, source, sink, moments.mean[0], scale[0], shift, short, scratch):
             return
     work = form.view(scratch.work)
@@ -152,14 +152,13 @@ def _applied(
     if short is None:
         swift.apply(source, mean, scale, shift, sink)
         return True
-    beside = (
-        each.view(np.float32)[: sink.size].reshape(sink.shape) for each in (scratch.spare, scratch.part)
-    )
-    trial, magnitude = beside
-    swift.apply(source, mean, scale, shift, trial)
-    if np.fmin.reduce(np.abs(trial, out=magnitude), axis=None) <= np.float32(short):
+    if sink.dtype != np.float32:
         return False
-    np.copyto(sink, trial)
+    trial = scratch.spare.view(np.float32)[: sink.size]
+    swift.apply(source, mean, scale, shift, trial.reshape(sink.shape))
+    if kernel.passes.nearest(trial) <= np.float32(short):
+        return False
+    np.copyto(sink, trial.reshape(sink.shape))
     return True
 
 

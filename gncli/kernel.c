@@ -38,7 +38,7 @@
 #endif
 
 enum {
-    VERSION = 2,  /* gncli.kernel asks for it */
+    VERSION = 3,  /* gncli.kernel asks for it */
     DEPTH = 8,    /* values that are added up before their sum goes to a pair, if that is exact */
     WIDTH = 32,   /* lanes that a row is laid in: they fit the registers */
     STRIP = 256,  /* columns at a time: they fit the first cache */
@@ -413,6 +413,103 @@ FAST static void apply_sets(char **args, const n_t *dims, const n_t *steps, void
     }
 }
 
+static const char widen_types[] = {NPY_HALF, NPY_FLOAT};
+
+/* float16 as float32. The smallest are small for float32, too, until they are multiplied. */
+INLINE float widened(uint16_t half) {
+    uint32_t low = (uint32_t)(half & 0x7fff) << 13, bits;
+    float value;
+    memcpy(&value, &low, sizeof value);
+    value *= 0x1p112f;
+    memcpy(&bits, &value, sizeof bits);
+    bits = (low < 0x7c00u << 13 ? bits : low | 0x7f800000) | (uint32_t)(half & 0x8000) << 16;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+FAST static void widen(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    if (steps[0] == sizeof(uint16_t) && steps[1] == sizeof(float)) {
+        const uint16_t *restrict x = (const uint16_t *)args[0];
+        float *restrict out = (float *)args[1];
+        for (n_t i = 0; i < dims[0]; i++)
+            out[i] = widened(x[i]);
+        return;
+    }
+    for (n_t i = 0; i < dims[0]; i++)
+        *(float *)(args[1] + i * steps[1]) = widened(*(const uint16_t *)(args[0] + i * steps[0]));
+}
+
+static const char apply_half_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_HALF};
+
+/* float64 as float16, rounded to nearest, ties to even. */
+INLINE uint16_t halved(double value) {
+    const double unit = 0x1p28; /* whose last place is that of the smallest float16 */
+    uint64_t bits, sign, small, base, out;
+    memcpy(&bits, &value, sizeof bits);
+    sign = bits >> 48 & 0x8000;
+    bits &= INT64_MAX;
+    memcpy(&value, &bits, sizeof value);
+    value += unit;
+    memcpy(&small, &value, sizeof small);
+    memcpy(&base, &unit, sizeof base);
+    out = ((bits + 0x1ffffffffff + (bits >> 42 & 1)) >> 42) - (1008 << 10);
+    out = out > 0x7c00 ? 0x7c00 : out;
+    out = bits < (uint64_t)1009 << 52 ? small - base : out;
+    out = bits > (uint64_t)0x7ff << 52 ? 0x7c00 | ((bits >> 42 & 0x3ff) ? bits >> 42 & 0x3ff : 1) : out;
+    return (uint16_t)(sign | out);
+}
+
+INLINE void half_apart(char **args, n_t count, const n_t *steps) {
+    const char *x = args[0], *mean = args[1], *scale = args[2], *shift = args[3];
+    char *out = args[4];
+    for (n_t i = 0; i < count; i++) {
+        double off = *(const float *)x - *(const double *)mean;
+        *(uint16_t *)out = halved(off * *(const double *)scale + *(const double *)shift);
+        x += steps[0], mean += steps[1], scale += steps[2], shift += steps[3], out += steps[4];
+    }
+}
+
+/* `at`: 0 or 1, whether every element has a mean, a scale and a shift of its own. */
+INLINE void half_line(char **args, n_t count, n_t at) {
+    const float *restrict x = (const float *)args[0];
+    const double *restrict mean = (const double *)args[1], *restrict scale = (const double *)args[2];
+    const double *restrict shift = (const double *)args[3];
+    uint16_t *restrict out = (uint16_t *)args[4];
+    for (n_t i = 0; i < count; i++)
+        out[i] = halved((x[i] - mean[i * at]) * scale[i * at] + shift[i * at]);
+}
+
+FAST static void apply_half(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    const n_t each = sizeof(double), *own = steps + 1;
+    if (steps[0] != sizeof(float) || steps[4] != sizeof(uint16_t))
+        half_apart(args, dims[0], steps);
+    else if (own[0] == 0 && own[1] == 0 && own[2] == 0)
+        half_line(args, dims[0], 0);
+    else if (own[0] == each && own[1] == each && own[2] == each)
+        half_line(args, dims[0], 1);
+    else
+        half_apart(args, dims[0], steps);
+}
+
+static const char nearest_types[] = {NPY_FLOAT, NPY_FLOAT};
+
+FAST static void nearest(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    const n_t count = dims[1];
+    if (!packed(count, steps[2], sizeof(float)))
+        return;
+    for (n_t i = 0; i < dims[0]; i++) {
+        const float *x = (const float *)(args[0] + i * steps[0]);
+        uint32_t least = UINT32_MAX;
+        for (n_t j = 0; j < count; j++) {
+            uint32_t bits;
+            memcpy(&bits, &x[j], sizeof bits);
+            bits &= INT32_MAX; /* ordered as magnitudes are, but that NaN comes last */
+            least = bits < least ? bits : least;
+        }
+        memcpy(args[1] + i * steps[1], &least, sizeof least);
+    }
+}
+
 typedef struct {
     const char *name, *signature;
     int cores; /* lengths in `dims` behind the number of rows */
@@ -436,6 +533,9 @@ static const Pass passes[] = {
     {"squares_columns", "(m,n),(n)->(n)", 2, squares_columns, deviate_types, 2, 1,
      "Of each column, the squares of x - mean, added up."},
     {"apply", NULL, 0, apply, apply_types, 4, 1, "(x - mean) * scale + shift"},
+    {"apply_half", NULL, 0, apply_half, apply_half_types, 4, 1, "The same, as float16."},
+    {"widen", NULL, 0, widen, widen_types, 1, 1, "float16 as float32."},
+    {"nearest", "(n)->()", 1, nearest, nearest_types, 1, 1, "The least magnitude; NaN if there is no other."},
     {"apply_sets", "(n),(),(n),(n)->(n)", 1, apply_sets, apply_types, 4, 1, "The same, of many small sets."},
 };
 

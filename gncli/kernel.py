@@ -7,17 +7,18 @@ in rows and numpy in columns; so those of rows are left to it, and those of colu
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from gncli.doubledouble import Pair
 from gncli.dtypes import last_place
 from gncli.tile import Columns, Floats, Form, Rows, Short, widest
 
-_VERSION = 2  # of what kernel.c offers: an editable installation may hold an older one
+_VERSION = 3  # of what kernel.c offers: an editable installation may hold an older one
 
 
 def _load() -> Any:
@@ -40,11 +41,34 @@ _STRIP = 256  # columns that are taken at a time
 
 def swift(form: Form, *tiles: NDArray[Any]) -> Runs | None:
     """The passes for these tiles of a form, if there are any: native float32, contiguous within."""
-    fit = passes is not None and all(
-        tile.dtype == np.float32 and tile.dtype.isnative and (tile.strides[-1] == 4 or tile.shape[-1] == 1)
-        for tile in tiles
-    )
+    fit = passes is not None and all(_fits(tile, np.float32) for tile in tiles)
     return _swift(form) if fit else None
+
+
+def swift_to(form: Form, source: NDArray[Any], sink: NDArray[Any]) -> Runs | None:
+    """As `swift`, of values that go to `sink`, which may be of float16."""
+    found = swift(form, source)
+    half = _fits(sink, np.float16) and not isinstance(found, Sets)
+    return found if half or _fits(sink, np.float32) else None
+
+
+def widened(tile: NDArray[Any], buffer: Callable[[], NDArray[np.float32]]) -> NDArray[Any]:
+    """The tile as float32, in a `buffer` of its size, if that holds all its values and there are passes."""
+    dtype = tile.dtype
+    foreign = dtype.kind == "f" and dtype.itemsize == 4 and not dtype.isnative
+    if passes is None or not (foreign or dtype.itemsize <= 2):
+        return tile
+    wide = buffer().reshape(tile.shape)
+    if dtype == np.float16:
+        passes.widen(tile, out=wide)
+    else:
+        np.copyto(wide, tile)
+    return wide
+
+
+def _fits(tile: NDArray[Any], dtype: DTypeLike) -> bool:
+    step = tile.strides[-1] == tile.itemsize or tile.shape[-1] == 1
+    return step and tile.dtype == dtype and tile.dtype.isnative
 
 
 @lru_cache(maxsize=256)
@@ -87,7 +111,8 @@ class Runs:
         form = self.form
         out = form.arrange(sink)
         laid = form.lay_cells(mean), form.lay(scale), form.lay(shift)
-        passes.apply(form.arrange(tile), *laid, out=out)
+        apply = passes.apply if sink.dtype == np.float32 else passes.apply_half
+        apply(form.arrange(tile), *laid, out=out)
         if not np.may_share_memory(out, sink):
             form.store(out.reshape(-1), sink)
 

@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from gncli import kernel
 from gncli.errors import NonFiniteError
 from gncli.groupnorm import Norm, normalize
 from gncli.layout import Box, Geometry, Run, flat_geometry
@@ -48,6 +49,7 @@ def _desk(tile: int) -> _Desk:
     return _Desk(tile)
 
 
+_FLOAT32 = np.dtype(np.float32)
 _HERE: WeakValueDictionary[str, Reader] = WeakValueDictionary()  # by their keys
 _OPENING = threading.Lock()
 
@@ -117,13 +119,18 @@ class Reader:
 
     def _step(self, step: list[_Piece], data: NDArray[Any], wide: int) -> Moments:
         """Of tiles side by side, `wide` of them in a row of groups."""
-        found = [measure(each.form, data[each.place], self.desk.scratch, self.twofold)[0] for each in step]
+        scratch = self.desk.scratch
+        found = [measure(form, self._widened(data[place]), scratch, self.twofold)[0] for form, place in step]
         if len(found) == 1:
             return found[0]
         cells = [
             moments.map(partial(_to_cells, piece.form)) for moments, piece in zip(found, step, strict=True)
         ]
         return join([join(cells[i : i + wide], axis=1) for i in range(0, len(cells), wide)], axis=0)
+
+    def _widened(self, tile: NDArray[Any]) -> NDArray[Any]:
+        """The tile, or what compiled passes take in its place."""
+        return kernel.widened(tile, lambda: self.desk.buffer("wide", tile.size, _FLOAT32)[: tile.size])
 
 
 class Done(NamedTuple):
@@ -182,7 +189,7 @@ class Normalizer(Reader):
                 undefined += self.check(whole)
             pieces = _pieces(self.plan.geometry, self.plan.edges(block)) if whole is None else []
             for form, place in chain.from_iterable(pieces):
-                tile, left = data[place], None
+                tile, left = self._widened(data[place]), None
                 if moments is None:
                     if form.each < LONG_RUN:  # to merge so many sets takes longer than to sum anew
                         before.append(_describe(tile, self.desk.scratch))
@@ -195,7 +202,7 @@ class Normalizer(Reader):
                 box = tuple((o + at.start, o + at.stop) for (o, _), at in zip(origin, place, strict=True))
                 normalize(self.norm, form, box, tile, out[place], part, self.desk.scratch, left=left)
                 if self.statistics:
-                    after.append(_describe(out[place], self.desk.scratch))
+                    after.append(_describe(self._widened(out[place]), self.desk.scratch))
         values = None
         if self.sink.positioned:
             self.sink.write(runs, flat)

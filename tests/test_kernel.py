@@ -271,6 +271,70 @@ def test_another_thread_runs_meanwhile(kernel: ModuleType) -> None:
         sys.setswitchinterval(before)
 
 
+NEAR = {
+    "values": [3, -2, np.nan, 5],
+    "zero": [-0.0, 1],
+    "infinite": [np.inf, -np.inf],
+    "none": [np.nan],
+    "denormal": [-1e-45, 1e-44],
+    "many": range(-99, 0),
+}
+
+
+@pytest.mark.parametrize("values", NEAR.values(), ids=NEAR)
+def test_the_least_magnitude(kernel: ModuleType, values: Any) -> None:
+    x = np.array(values, "f4")
+    assert np.array_equal(kernel.nearest(x), np.fmin.reduce(np.abs(x)), equal_nan=True)
+
+
+EVERY_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16)
+
+
+@pytest.mark.parametrize("step", [1, -1, 3])
+def test_every_float16_as_float32(kernel: ModuleType, step: int) -> None:
+    halves = EVERY_HALF[::step]
+    assert kernel.widen(halves).tobytes() == halves.astype("f4").tobytes()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_float64_as_float16(kernel: ModuleType, apart: bool) -> None:
+    """Rounded as numpy does, at each value, half way between two, and right beside that."""
+    each = np.sort(EVERY_HALF[np.isfinite(EVERY_HALF)].astype("f8"))
+    ties = np.concatenate([(each[1:] + each[:-1]) / 2, [65520.0, -65520.0]])  # the last two are beyond
+    tiny = [5e-324, -5e-324, 2.0**-25, 2.0**-1022]
+    values = np.concatenate([each, ties, tiny, [1e5, -1e300, np.inf, -np.inf, np.nan, -np.nan]])
+    values = np.concatenate([values, np.nextafter(values, np.inf), np.nextafter(values, -np.inf)])
+    values = values[values != 0]  # 0 · 0 + -0 is 0
+    x = np.zeros((3, len(values)), "f4")
+    mean, scale, shift = np.zeros(len(values)), np.zeros(len(values)), values
+    if apart:
+        shift = np.repeat(values, 2)[::2]
+    with np.errstate(all="ignore"):
+        right = values.astype("f2")
+        for row in kernel.apply_half(x, mean, scale, shift):
+            assert row.tobytes() == right.tobytes()
+        for value, half in zip(values[::97], right[::97], strict=True):
+            assert kernel.apply_half(x[:, :3], 0.0, 0.0, value).tobytes() == 9 * half.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["f2", ">f2", "u1", "i1", "i2", ">u2", ">f4"])
+@pytest.mark.parametrize("out", [None, "f2", "f8"])
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize(
+    ("layout", "shape"), [("NCHW", (3, 32, 61, 63)), ("NHWC", (3, 61, 63, 32)), ("NC", (20_001, 8))]
+)
+def test_dtypes_that_float32_holds(
+    layout: str, shape: tuple[int, ...], affine: bool, out: str | None, dtype: str
+) -> None:
+    x = normal(*shape, mean=50, std=9).astype(dtype)
+    channels = shape[layout.index("C")]
+    chosen = dict(zip(("gamma", "beta"), rng().standard_normal((2, channels)), strict=True)) if affine else {}
+    compiled, plain = both(lambda: group_norm(x, 4, layout=layout, dtype=out, **chosen).tobytes())
+    assert compiled == plain
+    compiled, plain = both(lambda: repr(gncli.describe(x)))
+    assert compiled == plain
+
+
 def test_a_sum_of_pairs(kernel: ModuleType) -> None:
     high = rng().standard_normal((5, 70)) * 2.0**30
     low = high * 2.0**-54
