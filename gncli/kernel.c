@@ -157,9 +157,13 @@ static int refuse(const char *why) {
     return 0;
 }
 
-/* Core axes are contiguous where it says so; or an error is set. */
+/* Core axes have elements, and are contiguous where it says so; or an error is set. */
+static int filled(n_t count) {
+    return count > 0 || refuse("an axis is empty");
+}
+
 static int packed(n_t count, n_t step, size_t size) {
-    return count < 2 || step == (n_t)size || refuse("an axis is not contiguous");
+    return filled(count) && (count == 1 || step == (n_t)size || refuse("an axis is not contiguous"));
 }
 
 static const char survey_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_UINT32, NPY_DOUBLE, NPY_DOUBLE};
@@ -184,7 +188,7 @@ FAST static void survey(char **args, const n_t *dims, const n_t *steps, void *Py
 FAST static void survey_columns(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
     n_t rows = dims[1], columns = dims[2], pitch = steps[6] / (n_t)sizeof(float), lanes;
     Lanes all;
-    if (!packed(columns, steps[7], sizeof(float)))
+    if (!filled(rows) || !packed(columns, steps[7], sizeof(float)))
         return;
     for (n_t i = 0; i < dims[0]; i++)
         for (n_t at = 0; at < columns; at += lanes) {
@@ -261,6 +265,8 @@ FAST static void moments(char **args, const n_t *dims, const n_t *steps, void *P
     Lanes all;
     double squares[STRIP];
     n_t lanes;
+    if (!filled(dims[1]))
+        return;
     for (n_t at = 0; at < dims[0]; at += lanes) {
         lanes = dims[0] - at < STRIP ? dims[0] - at : STRIP;
         moments_strip(&all, squares, args[0] + at * steps[0], steps[0], lanes, dims[1], steps[7]);
@@ -285,7 +291,8 @@ FAST static void moments_rows(char **args, const n_t *dims, const n_t *steps, vo
     const n_t apart[5] = {0, 0, 0, sizeof(double), sizeof(double)};
     double off[CHUNK];
     Lanes all;
-    if (!packed(size, steps[8], sizeof(float)) || !packed(chunks, steps[7], size * sizeof(float)))
+    if (!filled(chunks) || !packed(size, steps[8], sizeof(float)) ||
+        !packed(chunks, steps[7], size * sizeof(float)))
         return;
     if (size > CHUNK) {
         refuse("the last axis is too long");
@@ -539,6 +546,17 @@ static const Pass passes[] = {
     {"apply_sets", "(n),(),(n),(n)->(n)", 1, apply_sets, apply_types, 4, 1, "The same, of many small sets."},
 };
 
+/* Whether this thread has the interpreter's lock. PyGILState_Check says that it has, whether or not it does,
+   once there was a second interpreter. */
+static int is_locked(void) {
+#if PY_VERSION_HEX >= 0x030D0000
+    PyThreadState *running = PyThreadState_GetUnchecked();
+#else
+    PyThreadState *running = _PyThreadState_UncheckedGet(); /* until 3.11, of whichever thread has it */
+#endif
+    return running && running == PyGILState_GetThisThreadState();
+}
+
 /* A pass without the interpreter's lock. numpy lets go of it itself, but for generalized ufuncs only where
    they have 500 rows or more, however long these are; and ours are few and long. */
 static void unlocked(char **args, const n_t *dims, const n_t *steps, void *data) {
@@ -546,7 +564,7 @@ static void unlocked(char **args, const n_t *dims, const n_t *steps, void *data)
     n_t size = dims[0];
     for (int k = 1; k <= pass->cores; k++)
         size *= dims[k];
-    PyThreadState *held = size >= LONG && PyGILState_Check() ? PyEval_SaveThread() : NULL;
+    PyThreadState *held = size >= LONG && is_locked() ? PyEval_SaveThread() : NULL;
     pass->loop(args, dims, steps, NULL);
     if (held)
         PyEval_RestoreThread(held);

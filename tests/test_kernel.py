@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
 import warnings
 from fractions import Fraction
 from math import prod
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -178,6 +181,23 @@ def test_several_tiles(values: str, jobs: int) -> None:
     assert compiled == plain
 
 
+@pytest.mark.parametrize("dtype", ["f2", "i2", "f4", "f8"])
+@pytest.mark.parametrize("nan", ["propagate", "omit"])
+def test_nan_is_of_one_kind(dtype: str, nan: str) -> None:
+    """Not of one sign or the other, as the order of two operands has it."""
+    x = normal(3, 4, 8195).astype(dtype)
+    x[0] = 3  # without spread
+    if x.dtype.kind == "f":
+        x[1, :, 5], x[2, :, 9] = -np.nan, np.inf
+    for beta in (None, 0.5):
+        with warnings.catch_warnings(action="ignore"):
+            compiled, plain = both(lambda beta=beta: group_norm(x, 4, eps=0, beta=beta, nan=nan))
+        assert compiled.tobytes() == plain.tobytes()
+        gone = compiled[np.isnan(compiled)]
+        assert gone.size
+        assert gone.tobytes() == np.full_like(gone, np.nan).tobytes()
+
+
 def test_statistics() -> None:
     for x in (normal(3, 1_000_003, mean=0.1), spoiled(), np.zeros((2, 5), "f4"), -np.zeros((2, 5), "f4")):
         compiled, plain = both(lambda x=x: repr(gncli.describe(x)))
@@ -245,6 +265,34 @@ def test_rows_that_do_not_fit_are_refused(kernel: ModuleType) -> None:
     for x in (np.zeros((4, 70), "f4")[:, ::2], np.zeros((4, 70), "f4")[:, 2:]):
         with pytest.raises(ValueError, match="not contiguous"):
             kernel.moments_rows(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("survey", (1, 0)), ("survey_columns", (1, 0, 5)), ("moments", (1, 0)), ("moments_rows", (2, 0, 5))],
+)
+def test_empty_axes_are_refused(kernel: ModuleType, name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        getattr(kernel, name)(np.zeros(shape, "f4"))
+
+
+SECOND = """
+import sys, numpy as np, gncli_kernel as kernel
+x = np.ones((1000, 64), "f4")
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+interpreters.create()
+kernel.survey(x)
+kernel.survey(x.reshape(2, -1))
+"""
+
+
+def test_beside_a_second_interpreter(kernel: ModuleType) -> None:
+    """In which threads cannot tell by PyGILState_Check whether they have the lock."""
+    folder = str(Path(str(kernel.__file__)).parent)
+    subprocess.run([sys.executable, "-c", SECOND], env={**os.environ, "PYTHONPATH": folder}, check=True)
 
 
 def test_another_thread_runs_meanwhile(kernel: ModuleType) -> None:
