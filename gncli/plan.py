@@ -218,7 +218,7 @@ def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int, tog
 
     `source`, `sink`: bytes of an element; where they agree, one buffer serves both. Fewer workers are
     used where the budget is too small for all; where it is too small for one, a BudgetError with both
-    numbers. A worker's scratch, three tiles of float64, comes on top. `together`: see `Plan.lot`.
+    numbers. A worker's scratch, tiles of float64 and float32, comes on top. `together`: see `Plan.lot`.
     """
     each = source if sink in (source, 0) else source + sink
     tile = min(LONGEST, 1 << (TILE // each).bit_length() - 1)

@@ -132,7 +132,8 @@ class Bench:
     def memory(self, row: Row) -> Result:
         peaks = [self.run(work, sampled=True).peak / MB for work in row.runs]
         _, *words = row.runs[peaks.index(max(peaks))]
-        largest = " ".join(word.name if isinstance(word, Tensor) else word for word in words)
+        names = (word.name if isinstance(word, Tensor) else word for word in words)
+        largest = " ".join(part for name in names for part in name.split())  # scripts have several lines
         return Result(row, peaks, max(peaks), f", largest: {largest.replace(f' -o {OUT}', '')}")
 
 
