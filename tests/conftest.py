@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -38,6 +39,11 @@ def loaded_from(file: Path, name: str) -> ModuleType:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", type=int, default=10_000, metavar="N", help="malformed files to try")
+
+
+def pytest_configure() -> None:
+    if hasattr(signal, "SIGHUP"):  # which nohup has ignored, by what the tests start as well
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
