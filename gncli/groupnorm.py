@@ -116,14 +116,14 @@ def normalize(
     whole = bool(left) or form.all(moments.finite == moments.size)
     if norm.twofold:
         _apply_twofold(form, source, moments, scale, beta, scratch)
-        defined = whole and np.isfinite(scale[0]).all() and (beta is None or np.isfinite(beta).all())
-        _store(form, scratch, sink, defined=bool(defined))
+        defined = bool(whole and np.isfinite(scale[0]).all() and (beta is None or np.isfinite(beta).all()))
+        _store(form, scratch, sink, defined=defined)
         return
     shift = -(form.spread(moments.mean[1]) * scale[0])
     if beta is not None:
         shift = shift + beta
     short = None if beta is None else float(np.abs(beta).max()) * _CANCELLED
-    defined = whole and np.isfinite(shift).all()  # which no shift is whose scale is not
+    defined = bool(whole and np.isfinite(shift).all())  # which no shift is whose scale is not
     if defined and (left or form.all(moments.unit == 1.0)):
         swift = kernel.swift_to(form, source, sink)
         if swift and _applied(swift, source, sink, moments.mean[0], scale[0], shift, short, scratch):
@@ -138,7 +138,7 @@ def normalize(
     np.add(work, form.lay(shift), out=work)
     if beta is not None and short is not None:
         _mend(norm, form, source, moments, scratch, channels, beta, short, own=left is not None)
-    _store(form, scratch, sink, defined=bool(defined))
+    _store(form, scratch, sink, defined=defined)
 
 
 def _store(form: Form, scratch: Scratch, sink: NDArray[Any], *, defined: bool) -> None:

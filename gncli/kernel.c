@@ -57,10 +57,32 @@ typedef struct {
     double sum[STRIP], rest[STRIP];
 } Lanes;
 
-INLINE uint32_t magnitude(float value) {
+INLINE uint32_t bits_of(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    return (bits << 1) - 1; /* ordered as magnitudes are, but that 0 comes last */
+    return bits;
+}
+
+INLINE float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+INLINE uint64_t wide_bits_of(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+INLINE double double_of(uint64_t bits) {
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+INLINE uint32_t magnitude(float value) {
+    return (bits_of(value) << 1) - 1; /* ordered as magnitudes are, but that 0 comes last */
 }
 
 INLINE void add(double *sum, double *rest, double term) {
@@ -121,7 +143,7 @@ INLINE int is_exact(const Lanes *all, n_t lanes) {
     return exact;
 }
 
-INLINE void survey_row(Lanes *all, const float *restrict x, n_t count, n_t depth) {
+INLINE void lay_row(Lanes *all, const float *restrict x, n_t count, n_t depth) {
     n_t at = 0, lanes = count < WIDTH ? 1 : WIDTH;
     begin(all, x, lanes);
     for (; at + depth * WIDTH <= count; at += depth * WIDTH)
@@ -132,6 +154,13 @@ INLINE void survey_row(Lanes *all, const float *restrict x, n_t count, n_t depth
         take(all, x + at, 1, 0, 1);
     for (n_t j = 1; j < lanes; j++)
         merge(all, 0, j);
+}
+
+/* Of a whole row, in the first lane. */
+INLINE void survey_row(Lanes *all, const float *restrict x, n_t count) {
+    lay_row(all, x, count, DEPTH);
+    if (!is_exact(all, 1))
+        lay_row(all, x, count, 1);
 }
 
 INLINE void survey_strip(Lanes *all, const float *restrict x, n_t rows, n_t pitch, n_t lanes, n_t depth) {
@@ -147,6 +176,15 @@ INLINE const float *gather(float *restrict row, const char *x, n_t step, n_t lan
     for (n_t j = 0; j < lanes; j++)
         row[j] = *(const float *)(x + j * step);
     return row;
+}
+
+/* What there is of a lane, to entry `at` of five outputs. */
+INLINE void put(const Lanes *all, n_t j, char **out, n_t at, const n_t *steps) {
+    *(double *)(out[0] + at * steps[0]) = all->least[j] + 0.0; /* not -0 */
+    *(double *)(out[1] + at * steps[1]) = all->most[j] + 0.0;
+    *(uint32_t *)(out[2] + at * steps[2]) = all->bits[j];
+    *(double *)(out[3] + at * steps[3]) = all->sum[j];
+    *(double *)(out[4] + at * steps[4]) = all->rest[j];
 }
 
 static int refuse(const char *why) {
@@ -173,15 +211,8 @@ FAST static void survey(char **args, const n_t *dims, const n_t *steps, void *Py
     if (!packed(dims[1], steps[6], sizeof(float)))
         return;
     for (n_t i = 0; i < dims[0]; i++) {
-        const float *x = (const float *)(args[0] + i * steps[0]);
-        survey_row(&all, x, dims[1], DEPTH);
-        if (!is_exact(&all, 1))
-            survey_row(&all, x, dims[1], 1);
-        *(double *)(args[1] + i * steps[1]) = all.least[0] + 0.0; /* not -0 */
-        *(double *)(args[2] + i * steps[2]) = all.most[0] + 0.0;
-        *(uint32_t *)(args[3] + i * steps[3]) = all.bits[0];
-        *(double *)(args[4] + i * steps[4]) = all.sum[0];
-        *(double *)(args[5] + i * steps[5]) = all.rest[0];
+        survey_row(&all, (const float *)(args[0] + i * steps[0]), dims[1]);
+        put(&all, 0, args + 1, i, steps + 1);
     }
 }
 
@@ -190,7 +221,10 @@ FAST static void survey_columns(char **args, const n_t *dims, const n_t *steps, 
     Lanes all;
     if (!filled(rows) || !packed(columns, steps[7], sizeof(float)))
         return;
-    for (n_t i = 0; i < dims[0]; i++)
+    for (n_t i = 0; i < dims[0]; i++) {
+        char *line[5];
+        for (int k = 0; k < 5; k++)
+            line[k] = args[k + 1] + i * steps[k + 1];
         for (n_t at = 0; at < columns; at += lanes) {
             const float *x = (const float *)(args[0] + i * steps[0]) + at;
             lanes = columns - at < STRIP ? columns - at : STRIP;
@@ -200,14 +234,10 @@ FAST static void survey_columns(char **args, const n_t *dims, const n_t *steps, 
                 survey_strip(&all, x, rows, pitch, lanes, DEPTH);
             if (!is_exact(&all, lanes))
                 survey_strip(&all, x, rows, pitch, lanes, 1);
-            for (n_t j = 0; j < lanes; j++) {
-                *(double *)(args[1] + i * steps[1] + (at + j) * steps[8]) = all.least[j] + 0.0;
-                *(double *)(args[2] + i * steps[2] + (at + j) * steps[9]) = all.most[j] + 0.0;
-                *(uint32_t *)(args[3] + i * steps[3] + (at + j) * steps[10]) = all.bits[j];
-                *(double *)(args[4] + i * steps[4] + (at + j) * steps[11]) = all.sum[j];
-                *(double *)(args[5] + i * steps[5] + (at + j) * steps[12]) = all.rest[j];
-            }
+            for (n_t j = 0; j < lanes; j++)
+                put(&all, j, line, at + j, steps + 8);
         }
+    }
 }
 
 static const char total_types[] = {NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
@@ -271,11 +301,7 @@ FAST static void moments(char **args, const n_t *dims, const n_t *steps, void *P
         lanes = dims[0] - at < STRIP ? dims[0] - at : STRIP;
         moments_strip(&all, squares, args[0] + at * steps[0], steps[0], lanes, dims[1], steps[7]);
         for (n_t j = 0; j < lanes; j++) {
-            *(double *)(args[1] + (at + j) * steps[1]) = all.least[j] + 0.0;
-            *(double *)(args[2] + (at + j) * steps[2]) = all.most[j] + 0.0;
-            *(uint32_t *)(args[3] + (at + j) * steps[3]) = all.bits[j];
-            *(double *)(args[4] + (at + j) * steps[4]) = all.sum[j];
-            *(double *)(args[5] + (at + j) * steps[5]) = all.rest[j];
+            put(&all, j, args + 1, at + j, steps + 1);
             *(double *)(args[6] + (at + j) * steps[6]) = squares[j];
         }
     }
@@ -300,15 +326,9 @@ FAST static void moments_rows(char **args, const n_t *dims, const n_t *steps, vo
     }
     for (n_t i = 0; i < dims[0]; i++) {
         const float *restrict x = (const float *)(args[0] + i * steps[0]);
-        survey_row(&all, x, chunks * size, DEPTH);
-        if (!is_exact(&all, 1))
-            survey_row(&all, x, chunks * size, 1);
+        survey_row(&all, x, chunks * size);
         divide(all.sum, all.rest, all.least[0], all.most[0], (double)(chunks * size));
-        *(double *)(args[1] + i * steps[1]) = all.least[0] + 0.0; /* not -0 */
-        *(double *)(args[2] + i * steps[2]) = all.most[0] + 0.0;
-        *(uint32_t *)(args[3] + i * steps[3]) = all.bits[0];
-        *(double *)(args[4] + i * steps[4]) = all.sum[0];
-        *(double *)(args[5] + i * steps[5]) = all.rest[0];
+        put(&all, 0, args + 1, i, steps + 1);
         for (n_t k = 0; k < chunks; k++, x += size) {
             char *both[3] = {(char *)off, (char *)off, args[6] + i * steps[6] + k * steps[9]};
             double mean = all.sum[0];
@@ -366,72 +386,13 @@ FAST static void squares_columns(char **args, const n_t *dims, const n_t *steps,
         }
 }
 
-static const char apply_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_FLOAT};
-
-INLINE float affine(float x, double mean, double scale, double shift) {
-    return (float)((x - mean) * scale + shift);
-}
-
-INLINE void apply_apart(char **args, n_t count, const n_t *steps) {
-    const char *x = args[0], *mean = args[1], *scale = args[2], *shift = args[3];
-    char *out = args[4];
-    for (n_t i = 0; i < count; i++) {
-        *(float *)out = affine(*(const float *)x, *(const double *)mean, *(const double *)scale,
-                               *(const double *)shift);
-        x += steps[0], mean += steps[1], scale += steps[2], shift += steps[3], out += steps[4];
-    }
-}
-
-/* `at_*` is 0 or 1: whether every element has its own. */
-INLINE void apply_line(char **args, n_t count, n_t at_mean, n_t at_scale, n_t at_shift) {
-    const float *x = (const float *)args[0];
-    const double *mean = (const double *)args[1], *scale = (const double *)args[2];
-    const double *shift = (const double *)args[3];
-    float *out = (float *)args[4];
-    SIDE_BY_SIDE
-    for (n_t i = 0; i < count; i++)
-        out[i] = affine(x[i], mean[i * at_mean], scale[i * at_scale], shift[i * at_shift]);
-}
-
-FAST static void apply(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
-    const n_t each = sizeof(double), count = dims[0];
-    const n_t *own = steps + 1;
-    if (steps[0] != sizeof(float) || steps[4] != sizeof(float))
-        apply_apart(args, count, steps);
-    else if (own[0] == 0 && own[1] == 0 && own[2] == 0)
-        apply_line(args, count, 0, 0, 0);
-    else if (own[0] == 0 && own[1] == 0 && own[2] == each)
-        apply_line(args, count, 0, 0, 1);
-    else if (own[0] == 0 && own[1] == each && own[2] == each)
-        apply_line(args, count, 0, 1, 1);
-    else if (own[0] == each && own[1] == each && own[2] == each)
-        apply_line(args, count, 1, 1, 1);
-    else
-        apply_apart(args, count, steps);
-}
-
-FAST static void apply_sets(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
-    const n_t inner[5] = {steps[5], 0, steps[6], steps[7], steps[8]};
-    for (n_t i = 0; i < dims[0]; i++) {
-        char *set[5];
-        for (int k = 0; k < 5; k++)
-            set[k] = args[k] + i * steps[k];
-        apply_apart(set, dims[1], inner);
-    }
-}
-
 static const char widen_types[] = {NPY_HALF, NPY_FLOAT};
 
 /* float16 as float32. The smallest are small for float32, too, until they are multiplied. */
 INLINE float widened(uint16_t half) {
-    uint32_t low = (uint32_t)(half & 0x7fff) << 13, bits;
-    float value;
-    memcpy(&value, &low, sizeof value);
-    value *= 0x1p112f;
-    memcpy(&bits, &value, sizeof bits);
-    bits = (low < 0x7c00u << 13 ? bits : low | 0x7f800000) | (uint32_t)(half & 0x8000) << 16;
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    uint32_t low = (uint32_t)(half & 0x7fff) << 13, sign = (uint32_t)(half & 0x8000) << 16;
+    uint32_t bits = bits_of(float_of(low) * 0x1p112f);
+    return float_of((low < 0x7c00u << 13 ? bits : low | 0x7f800000) | sign);
 }
 
 FAST static void widen(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
@@ -446,56 +407,85 @@ FAST static void widen(char **args, const n_t *dims, const n_t *steps, void *Py_
         *(float *)(args[1] + i * steps[1]) = widened(*(const uint16_t *)(args[0] + i * steps[0]));
 }
 
-static const char apply_half_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_HALF};
-
 /* float64 as float16, rounded to nearest, ties to even. */
 INLINE uint16_t halved(double value) {
     const double unit = 0x1p28; /* whose last place is that of the smallest float16 */
-    uint64_t bits, sign, small, base, out;
-    memcpy(&bits, &value, sizeof bits);
-    sign = bits >> 48 & 0x8000;
+    uint64_t bits = wide_bits_of(value), sign = bits >> 48 & 0x8000, rest = bits >> 42 & 0x3ff;
     bits &= INT64_MAX;
-    memcpy(&value, &bits, sizeof value);
-    value += unit;
-    memcpy(&small, &value, sizeof small);
-    memcpy(&base, &unit, sizeof base);
-    out = ((bits + 0x1ffffffffff + (bits >> 42 & 1)) >> 42) - (1008 << 10);
+    uint64_t small = wide_bits_of(double_of(bits) + unit) - wide_bits_of(unit);
+    uint64_t out = ((bits + 0x1ffffffffff + (bits >> 42 & 1)) >> 42) - (1008 << 10);
     out = out > 0x7c00 ? 0x7c00 : out;
-    out = bits < (uint64_t)1009 << 52 ? small - base : out;
-    out = bits > (uint64_t)0x7ff << 52 ? 0x7c00 | ((bits >> 42 & 0x3ff) ? bits >> 42 & 0x3ff : 1) : out;
+    out = bits < (uint64_t)1009 << 52 ? small : out;
+    out = bits > (uint64_t)0x7ff << 52 ? 0x7c00 | (rest ? rest : 1) : out; /* NaN */
     return (uint16_t)(sign | out);
 }
 
-INLINE void half_apart(char **args, n_t count, const n_t *steps) {
+static const char apply_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_FLOAT};
+static const char apply_half_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_HALF};
+
+/* To float32 or, `half`, to float16: a constant where these are called, as are the `at_*`. */
+INLINE void affine(char *out, float x, double mean, double scale, double shift, int half) {
+    double value = (x - mean) * scale + shift;
+    if (half)
+        *(uint16_t *)out = halved(value);
+    else
+        *(float *)out = (float)value;
+}
+
+INLINE void apply_apart(char **args, n_t count, const n_t *steps, int half) {
     const char *x = args[0], *mean = args[1], *scale = args[2], *shift = args[3];
     char *out = args[4];
     for (n_t i = 0; i < count; i++) {
-        double off = *(const float *)x - *(const double *)mean;
-        *(uint16_t *)out = halved(off * *(const double *)scale + *(const double *)shift);
+        affine(out, *(const float *)x, *(const double *)mean, *(const double *)scale, *(const double *)shift,
+               half);
         x += steps[0], mean += steps[1], scale += steps[2], shift += steps[3], out += steps[4];
     }
 }
 
-/* `at`: 0 or 1, whether every element has a mean, a scale and a shift of its own. */
-INLINE void half_line(char **args, n_t count, n_t at) {
-    const float *restrict x = (const float *)args[0];
-    const double *restrict mean = (const double *)args[1], *restrict scale = (const double *)args[2];
-    const double *restrict shift = (const double *)args[3];
-    uint16_t *restrict out = (uint16_t *)args[4];
+/* `at_*` is 0 or 1: whether every element has its own. */
+INLINE void apply_line(char **args, n_t count, n_t at_mean, n_t at_scale, n_t at_shift, int half) {
+    const float *x = (const float *)args[0];
+    const double *mean = (const double *)args[1], *scale = (const double *)args[2];
+    const double *shift = (const double *)args[3];
+    const n_t size = half ? sizeof(uint16_t) : sizeof(float);
+    SIDE_BY_SIDE
     for (n_t i = 0; i < count; i++)
-        out[i] = halved((x[i] - mean[i * at]) * scale[i * at] + shift[i * at]);
+        affine(args[4] + i * size, x[i], mean[i * at_mean], scale[i * at_scale], shift[i * at_shift], half);
+}
+
+INLINE void apply_to(char **args, n_t count, const n_t *steps, int half) {
+    const n_t each = sizeof(double), size = half ? sizeof(uint16_t) : sizeof(float);
+    const n_t *own = steps + 1;
+    if (steps[0] != sizeof(float) || steps[4] != size)
+        apply_apart(args, count, steps, half);
+    else if (own[0] == 0 && own[1] == 0 && own[2] == 0)
+        apply_line(args, count, 0, 0, 0, half);
+    else if (own[0] == 0 && own[1] == 0 && own[2] == each)
+        apply_line(args, count, 0, 0, 1, half);
+    else if (own[0] == 0 && own[1] == each && own[2] == each)
+        apply_line(args, count, 0, 1, 1, half);
+    else if (own[0] == each && own[1] == each && own[2] == each)
+        apply_line(args, count, 1, 1, 1, half);
+    else
+        apply_apart(args, count, steps, half);
+}
+
+FAST static void apply(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    apply_to(args, dims[0], steps, 0);
 }
 
 FAST static void apply_half(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
-    const n_t each = sizeof(double), *own = steps + 1;
-    if (steps[0] != sizeof(float) || steps[4] != sizeof(uint16_t))
-        half_apart(args, dims[0], steps);
-    else if (own[0] == 0 && own[1] == 0 && own[2] == 0)
-        half_line(args, dims[0], 0);
-    else if (own[0] == each && own[1] == each && own[2] == each)
-        half_line(args, dims[0], 1);
-    else
-        half_apart(args, dims[0], steps);
+    apply_to(args, dims[0], steps, 1);
+}
+
+FAST static void apply_sets(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    const n_t inner[5] = {steps[5], 0, steps[6], steps[7], steps[8]};
+    for (n_t i = 0; i < dims[0]; i++) {
+        char *set[5];
+        for (int k = 0; k < 5; k++)
+            set[k] = args[k] + i * steps[k];
+        apply_apart(set, dims[1], inner, 0);
+    }
 }
 
 static const char nearest_types[] = {NPY_FLOAT, NPY_FLOAT};
@@ -508,12 +498,10 @@ FAST static void nearest(char **args, const n_t *dims, const n_t *steps, void *P
         const float *x = (const float *)(args[0] + i * steps[0]);
         uint32_t least = UINT32_MAX;
         for (n_t j = 0; j < count; j++) {
-            uint32_t bits;
-            memcpy(&bits, &x[j], sizeof bits);
-            bits &= INT32_MAX; /* ordered as magnitudes are, but that NaN comes last */
+            uint32_t bits = bits_of(x[j]) & INT32_MAX; /* ordered as magnitudes are, NaN last */
             least = bits < least ? bits : least;
         }
-        memcpy(args[1] + i * steps[1], &least, sizeof least);
+        *(float *)(args[1] + i * steps[1]) = float_of(least);
     }
 }
 

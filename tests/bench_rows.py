@@ -160,7 +160,8 @@ class Result:
     def measured(self) -> str:
         if not self.figures:
             return ""
-        form, unit = {"memory": (".0f", " MB"), "time": (".3g", " s")}.get(self.row.kind, (".2f", ""))
+        forms = {"memory": (".0f", " MB"), "time": (".3g", " s"), "speed": (".2f", " times as fast")}
+        form, unit = forms.get(self.row.kind, (".2f", " ×"))
         spread = f"{min(self.figures):{form}}..{max(self.figures):{form}}"
         return f"{self.figure:{form}}{unit} ({spread}){self.also}"
 
