@@ -202,4 +202,7 @@ def main() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
-    gn()
+    try:
+        gn()
+    finally:
+        gc.freeze()  # nor is what the interpreter would look through again at its end, for as long
