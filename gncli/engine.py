@@ -72,14 +72,14 @@ def measure_groups(
     lot = plan.lot(handed_back=True) if source.forkable else 1  # else they take turns
     with _introduced(Reader(source, plan), executor) as reader:
         results = in_order(executor, reader.records, blocks(), 2 * plan.jobs, lot, source.abandon)
-        done, cascade = 0, Cascade()
+        done, cascade = 0, Cascade(plan.fan_in)
         for records in results:
             advance(_elements(records) * source.dtype.itemsize)
             cascade.push(records)
             done += 1
             if done == len(windows[0].blocks):
                 yield windows.pop(0), cascade.result()
-                done, cascade = 0, Cascade()
+                done, cascade = 0, Cascade(plan.fan_in)
 
 
 def measure_all(source: Source, plan: Plan, executor: Executor, advance: Advance = unwatched) -> Moments:
@@ -134,7 +134,7 @@ def _steps(worker: Normalizer, plan: Plan, executor: Executor, advance: Advance)
             yield from in_order(executor, worker.once, blocks, ahead, lot, worker.source.abandon)
             continue
         for window in windows:
-            cascade = Cascade()
+            cascade = Cascade(plan.fan_in)
             for records in in_order(executor, worker.records, window.blocks, ahead, records_lot):
                 advance(_elements(records) * worker.source.dtype.itemsize)
                 cascade.push(records)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -37,7 +37,10 @@ class Moments(NamedTuple):
 
     def map(self, function: Callable[[Any], Any]) -> Moments:
         """The same function on every array, to reshape, slice or pick."""
-        return _gather([self], lambda values: function(values[0]))
+        size, mean, m2, least, most, nan, inf, unit = self
+        means, squares = (function(mean[0]), function(mean[1])), (function(m2[0]), function(m2[1]))
+        rest = function(least), function(most), function(nan), function(inf), function(unit)
+        return Moments(function(size), means, squares, *rest)
 
     def row(self, *index: int) -> dict[str, int | float]:
         """One set as plain numbers; std is the population's; NaN where there is no finite element."""
@@ -55,13 +58,12 @@ class Moments(NamedTuple):
         }
 
 
-def _gather(parts: list[Moments], function: Callable[[list[Any]], Any]) -> Moments:
-    def gathered(values: list[Any]) -> Any:
-        if isinstance(values[0], tuple):
-            return tuple(function(list(column)) for column in zip(*values, strict=True))
-        return function(values)
-
-    return Moments(*(gathered(list(values)) for values in zip(*parts, strict=True)))
+def _gather(parts: Sequence[Moments], function: Callable[[Any], Any]) -> Moments:
+    """The function on the values of each field."""
+    size, mean, m2, *rest = zip(*parts, strict=True)
+    high, low = zip(*mean, strict=True)
+    high2, low2 = zip(*m2, strict=True)
+    return Moments(size, (high, low), (high2, low2), *rest).map(function)
 
 
 def stack(parts: list[Moments]) -> Moments:
@@ -77,7 +79,9 @@ def join(parts: list[Moments], axis: int) -> Moments:
 def pool(parts: list[Moments]) -> Moments:
     """All sets of all parts along one axis."""
 
-    def pooled(values: list[Any]) -> Any:
+    def pooled(values: Sequence[Any]) -> Any:
+        if len(values) == 1:
+            return np.ravel(values[0])
         if any(isinstance(value, np.ndarray) for value in values):
             return np.concatenate([np.ravel(value) for value in values])
         return np.array(values)
@@ -124,7 +128,7 @@ class Cascade:
     records a level are held.
     """
 
-    def __init__(self, fan_in: int = 8) -> None:
+    def __init__(self, fan_in: int) -> None:
         self._fan_in = fan_in
         self._levels: list[list[Moments]] = []
 
@@ -140,7 +144,7 @@ class Cascade:
             records = _cut(records, slice(taken, count))
             if held + taken == self._fan_in:
                 self._levels[level] = []
-                self.push(_alone(merge(join(waiting, axis=0))), level + 1)
+                self.push(alone(merge(join(waiting, axis=0))), level + 1)
         return self
 
     def result(self) -> Moments:
@@ -148,7 +152,7 @@ class Cascade:
         rest: list[Moments] = []
         for level in self._levels:
             if parts := level + rest:
-                rest = [_alone(merge(join(parts, axis=0)))]
+                rest = [alone(merge(join(parts, axis=0)))]
         return _cut(rest[0], 0)
 
 
@@ -156,7 +160,8 @@ def _cut(records: Moments, at: slice | int) -> Moments:
     return records if at == slice(0, len(records.size)) else records.map(lambda array: array[at])
 
 
-def _alone(record: Moments) -> Moments:
+def alone(record: Moments) -> Moments:
+    """One set, along a first axis."""
     return record.map(lambda values: values[None])
 
 
@@ -171,23 +176,14 @@ class Pool:
     def __init__(self) -> None:
         self._waiting: list[Moments] = []
         self._sets = 0
-        self._merged = Cascade(64)
-        self._any = False
 
     def push(self, sets: Moments) -> None:
         """`sets`: arrays of one axis."""
-        self._any = True
         self._waiting.append(sets)
         self._sets += len(sets.size)
-        if self._sets >= self.MANY:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._merged.push(_alone(merge(pool(self._waiting))))
-        self._waiting, self._sets = [], 0
+        if self._sets > self.MANY:
+            self._waiting, self._sets = [alone(self.result())], 1
 
     def result(self) -> Moments:
         """Of all that was pushed."""
-        if self._waiting:
-            self._flush()
-        return self._merged.result() if self._any else NOTHING
+        return merge(pool(self._waiting)) if self._waiting else NOTHING

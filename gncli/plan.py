@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import overload
 
@@ -116,12 +116,17 @@ class Plan:
         """
         if self.geometry.size == 0:
             return 1
-        first, second = self._shape_of_window()
+        first, second = self._shape_of_window
         one, two = self.axes[1], self.axes[3]
         groups = min(first * one.step, one.length) * min(second * two.step, two.length)
         if handed_back and groups > _FEW:
             return 1
         return max(1, min(self.together, self.geometry.size // (8 * BLOCK * self.tile * self.jobs)))
+
+    @property
+    def fan_in(self) -> int:
+        """Records that are merged at a time: many of few groups, since a merge has a cost of its own."""
+        return 64 if self.geometry.dims[1] * self.geometry.dims[3] <= 64 else 8
 
     def box(self, tiles: Box) -> Box:
         return tuple((axis.edge(a), axis.edge(b)) for axis, (a, b) in zip(self.axes, tiles, strict=True))
@@ -134,19 +139,19 @@ class Plan:
     def windows(self) -> Iterator[Window]:
         if self.geometry.size == 0:
             return
-        first, second = self._shape_of_window()
+        first, second = self._shape_of_window
         for a in self.axes[1].spans(first):
             for b in self.axes[3].spans(second):
                 whole = ((0, self.axes[0].tiles), a, (0, self.axes[2].tiles), b, (0, self.axes[4].tiles))
                 yield Window(whole, Blocks(whole, self._steps(whole)))
 
-    @property
+    @cached_property
     def one_pass(self) -> bool:
         """Whether a block holds its groups whole. Of all windows, the first is the largest."""
         window = next(self.windows(), None)
         return window is None or len(window.blocks) == 1
 
-    @property
+    @cached_property
     def in_order(self) -> bool:
         """Whether the blocks, as they come, are the stored elements as they come."""
         window = next(self.windows(), None)
@@ -163,6 +168,7 @@ class Plan:
     def _elements(self, tiles: Box) -> int:
         return prod(b - a for a, b in self.box(tiles))
 
+    @cached_property
     def _shape_of_window(self) -> tuple[int, int]:
         """How many tiles of axis 1 and of axis 3 make a window."""
         outer, middle = self.geometry.dims[0], self.geometry.dims[2]
@@ -213,6 +219,7 @@ class Plan:
         return runs_of(self.geometry.dims, box)
 
 
+@lru_cache(maxsize=16)
 def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int, together: int = LOT) -> Plan:
     """Tiles, windows and blocks, for `memory` bytes of blocks and moments that `jobs` workers share.
 

@@ -23,7 +23,7 @@ from gncli.errors import NonFiniteError
 from gncli.groupnorm import Norm, normalize
 from gncli.layout import Box, Geometry, Run, flat_geometry
 from gncli.measure import Left, Scratch, arithmetic, measure, measure_lines
-from gncli.moments import Cascade, Moments, join, merge, pool, stack
+from gncli.moments import Cascade, Moments, alone, join, merge, pool, stack
 from gncli.plan import Plan
 from gncli.tensors import Sink, Source
 from gncli.tile import LONG_RUN, Form, form_of
@@ -163,7 +163,7 @@ class Normalizer(Reader):
         data = self.read(self.plan.box(block))
         if all(b - a == 1 for a, b in (block[0], block[2], block[4])):
             return self._write(block, data, None)  # each tile holds its groups whole, too
-        moments = Cascade().push(self._records(block, data)).result()
+        moments = Cascade(self.plan.fan_in).push(self._records(block, data)).result()
         undefined = self.check(moments)
         done = self._write(block, data, moments)
         return done._replace(before=_few([moments]), undefined=undefined)
@@ -247,7 +247,7 @@ def _few(parts: list[Moments]) -> Moments | None:
     if not parts:
         return None
     sets = pool(parts)
-    return sets if len(sets.size) <= 64 else pool([merge(sets)])
+    return sets if len(sets.size) <= 64 else alone(merge(sets))
 
 
 class _Piece(NamedTuple):

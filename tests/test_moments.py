@@ -144,9 +144,9 @@ def test_any_partition_gives_the_same(parts: list[Array], data: st.DataObject) -
 def test_what_blocks_bring_does_not_show_in_the_bits() -> None:
     """A cascade is determined by the order and the number of records, however they are handed over."""
     parts = np.split(rng().standard_normal(1000) + 7, 100)
-    once = Cascade().push(sets(parts)).result()
+    once = Cascade(8).push(sets(parts)).result()
     for step in (1, 3, 7, 64):
-        cascade = Cascade()
+        cascade = Cascade(8)
         for start in range(0, 100, step):
             cascade.push(sets(parts[start : start + step]))
         assert cascade.result() == once
@@ -164,7 +164,7 @@ def test_a_cascade_holds_few_records() -> None:
 
 def test_nothing() -> None:
     with pytest.raises(IndexError):
-        Cascade().result()
+        Cascade(8).result()
     row = Pool().result().row()
     assert (row["count"], row["nan"], row["inf"]) == (0, 0, 0)
     assert np.isnan([row[name] for name in ("mean", "std", "min", "max")]).all()
