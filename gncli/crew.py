@@ -42,10 +42,10 @@ class Crew:
             raise UsageError("--dask needs files that its workers can open; a pipe is none of them")
 
     @contextmanager
-    def at_work(self, jobs: int, size: int, *, forkable: bool) -> Iterator[Executor]:
+    def at_work(self, jobs: int, size: int, *, forkable: bool, pace: int) -> Iterator[Executor]:
         """An executor for `size` bytes: the cluster's, or `workers`."""
         if self.cluster is not None:
             yield self.cluster
             return
-        with workers(jobs, size, forkable=forkable) as executor:
+        with workers(jobs, size, forkable=forkable, pace=pace) as executor:
             yield executor

@@ -3,7 +3,7 @@
 numpy lets go of the interpreter's lock in its loops, but at some 20 µs a call two threads spend what they
 gain on handing the lock to and fro; forked processes do not. What they need they have from the fork, and
 what they write they write to files, so little goes between them. Threads serve where that is not so:
-arrays in memory, HDF5, and systems where forking is not safe.
+arrays in memory, HDF5, and systems where forking is not safe; and where they are done before it pays.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from gncli.errors import WorkerError
 from gncli.leavings import clear
 
 _WORTH_FORKING = 64 << 20  # bytes, of which one process does some 500 MB a second; two cost 30 ms
+# Up to so many times as much, threads are as quick where compiled passes do the work, and let go of the lock.
+NORMALIZING, MEASURING = 8, 32
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -70,12 +72,13 @@ def threads(jobs: int) -> Executor:
 
 
 @contextmanager
-def workers(jobs: int, size: int, *, forkable: bool) -> Iterator[Executor]:
+def workers(jobs: int, size: int, *, forkable: bool, pace: int = 1) -> Iterator[Executor]:
     """Processes where what the tasks use may be forked and `size`, in bytes, is worth it; else threads.
 
-    Raises WorkerError where a worker was killed.
+    `pace`: NORMALIZING or MEASURING where that is all done by compiled passes. Raises WorkerError where a
+    worker was killed.
     """
-    apart = jobs > 1 and size >= _WORTH_FORKING and forkable and _may_fork()
+    apart = jobs > 1 and size >= _WORTH_FORKING * pace and forkable and _may_fork()
     try:
         with (apart and _processes(jobs)) or threads(jobs) as executor:
             yield executor

@@ -52,14 +52,17 @@ def swift_to(form: Form, source: NDArray[Any], sink: NDArray[Any]) -> Runs | Non
     return found if half or _fits(sink, np.float32) else None
 
 
+def takes(dtype: np.dtype[Any]) -> bool:
+    """Whether there are passes for values of this dtype: all that float32 holds."""
+    return passes is not None and (dtype.itemsize <= 2 or (dtype.kind == "f" and dtype.itemsize == 4))
+
+
 def widened(tile: NDArray[Any], buffer: Callable[[], NDArray[np.float32]]) -> NDArray[Any]:
     """The tile as float32, in a `buffer` of its size, if that holds all its values and there are passes."""
-    dtype = tile.dtype
-    foreign = dtype.kind == "f" and dtype.itemsize == 4 and not dtype.isnative
-    if passes is None or not (foreign or dtype.itemsize <= 2):
+    if tile.dtype == np.float32 or not takes(tile.dtype):
         return tile
     wide = buffer().reshape(tile.shape)
-    if dtype == np.float16:
+    if tile.dtype == np.float16:
         passes.widen(tile, out=wide)
     else:
         np.copyto(wide, tile)

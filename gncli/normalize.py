@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gncli import __version__
+from gncli import __version__, kernel
 from gncli.api import DEFAULT_MEMORY, per_channel
 from gncli.crew import Crew
 from gncli.dtypes import output_dtype
 from gncli.engine import Advance, bytes_to_read, normalize_tensor
 from gncli.errors import FormatError, GnError, LayoutError
+from gncli.executors import NORMALIZING
 from gncli.groupnorm import Norm
 from gncli.histogram import BINS, HistogramSink, fill, of_statistics
 from gncli.layout import Layout, geometry, group_count, grouped_shape, is_interleaved
@@ -139,7 +140,9 @@ def normalize_file(
         )
         try:
             size = prod(source.shape) * source.dtype.itemsize
-            with crew.at_work(cut.jobs, size, forkable=source.forkable and sink.positioned) as executor:
+            forkable = source.forkable and sink.positioned
+            pace = NORMALIZING if kernel.takes(source.dtype) else 1
+            with crew.at_work(cut.jobs, size, forkable=forkable, pace=pace) as executor:
                 total = bytes_to_read(source, cut)
                 with Progress(address, total, settings.progress) as progress:
                     advance = progress.advance if watch is None else _scaled(watch, size, total)

@@ -11,10 +11,12 @@ from math import prod
 from operator import itemgetter
 from typing import Any
 
+from gncli import kernel
 from gncli.api import DEFAULT_MEMORY
 from gncli.crew import Crew
 from gncli.engine import measure_all, measure_groups
 from gncli.errors import GnError
+from gncli.executors import MEASURING
 from gncli.histogram import BINS, fill, of_statistics
 from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count, is_interleaved
 from gncli.moments import NOTHING
@@ -72,7 +74,8 @@ def tensor_stats(
         if isinstance(source, StreamSource) and not cut.in_order:
             source = stack.enter_context(closing(source.spooled()))
         size = view.size * source.dtype.itemsize
-        executor = stack.enter_context(crew.at_work(cut.jobs, size, forkable=source.forkable))
+        pace = MEASURING if kernel.takes(source.dtype) else 1
+        executor = stack.enter_context(crew.at_work(cut.jobs, size, forkable=source.forkable, pace=pace))
         watch = stack.enter_context(Progress(address, size, progress))
         if by:
             for (sample, part), row in _rows(source, cut, executor, watch.advance):

@@ -139,19 +139,22 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @linux
 @pytest.mark.parametrize(
-    ("jobs", "size", "forkable", "kind"),
+    ("jobs", "size", "forkable", "pace", "kind"),
     [
-        (2, 1 << 30, True, ProcessPoolExecutor),
-        (2, executors._WORTH_FORKING, True, ProcessPoolExecutor),
-        (2, executors._WORTH_FORKING - 1, True, ThreadPoolExecutor),
-        (1, 1 << 30, True, executors.AtOnce),
-        (2, 1 << 30, False, ThreadPoolExecutor),
+        (2, 1 << 30, True, 1, ProcessPoolExecutor),
+        (2, executors._WORTH_FORKING, True, 1, ProcessPoolExecutor),
+        (2, executors._WORTH_FORKING - 1, True, 1, ThreadPoolExecutor),
+        (2, executors._WORTH_FORKING * 8, True, executors.NORMALIZING, ProcessPoolExecutor),
+        (2, executors._WORTH_FORKING * 8 - 1, True, executors.NORMALIZING, ThreadPoolExecutor),
+        (2, executors._WORTH_FORKING * 8, True, executors.MEASURING, ThreadPoolExecutor),
+        (1, 1 << 30, True, 1, executors.AtOnce),
+        (2, 1 << 30, False, 1, ThreadPoolExecutor),
     ],
 )
 def test_processes_where_they_are_worth_it(
-    jobs: int, size: int, forkable: bool, kind: type[Executor], alone: None
+    jobs: int, size: int, forkable: bool, pace: int, kind: type[Executor], alone: None
 ) -> None:
-    with workers(jobs, size, forkable=forkable) as executor:
+    with workers(jobs, size, forkable=forkable, pace=pace) as executor:
         assert isinstance(executor, kind)
 
 

@@ -383,6 +383,13 @@ def test_dtypes_that_float32_holds(
     assert compiled == plain
 
 
+@pytest.mark.parametrize("dtype", ["?", "i1", "u1", "<i2", ">u2", "f2", ">f4", "i4", "u4", "i8", "f8"])
+def test_what_the_passes_take(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert room.takes(np.dtype(dtype)) == np.can_cast(dtype, "f4")
+    monkeypatch.setattr(room, "passes", None)
+    assert not room.takes(np.dtype(dtype))
+
+
 def test_a_sum_of_pairs(kernel: ModuleType) -> None:
     high = rng().standard_normal((5, 70)) * 2.0**30
     low = high * 2.0**-54
