@@ -49,6 +49,14 @@ class Tensor:
         return self.elements * (4 if self.dtype == "uint8" else ITEMSIZE[self.dtype])
 
 
+TOUCH = """
+import mmap, sys
+memory = mmap.mmap(-1, int(sys.argv[1]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_HUGEPAGE)
+for at in range(0, len(memory), 1 << 21):
+    memory[at] = 1
+"""
+
 # A random block, again and again: as quick as writing a file, and no two channels of a sample are alike.
 MAKE = """
 import sys, numpy as np
@@ -125,6 +133,8 @@ class Row:
     kind: Literal["ratio", "speed", "memory", "time"] = "ratio"
     per: Literal["", "element", "byte"] = ""  # what each side's time is divided by before they compare
     printed: bool = False  # the time is what the work prints, not that of its whole process
+    light: bool = False  # takes little memory
+    long: bool = False  # takes minutes: once is enough, and only where it is named
     needs: str = ""  # a module without which there is nothing to compare with
 
 
@@ -197,11 +207,14 @@ def room(table: Sequence[Row]) -> int:
     most = 0
     for place, row in enumerate(table):
         kept = sum(tensor.nbytes for tensor in inputs(table[: place + 1]) & inputs(table[place:]))
-        for work in row.runs:
-            large = max(tensors(work), key=lambda tensor: tensor.output, default=Tensor((0,)))
-            extra = large.output * bool({OUT, OUT_HDF5} & {*work}) + 3 * large.nbytes * (work[0] == "python")
-            most = max(most, kept + extra)
+        most = max(most, kept + max(map(taken, row.runs)))
     return most
+
+
+def taken(work: Work) -> int:
+    """Bytes of memory that it takes at most, where files are memory: for its output, and in a script."""
+    large = max(tensors(work), key=lambda tensor: tensor.output, default=Tensor((0,)))
+    return large.output * bool({OUT, OUT_HDF5} & {*work}) + 3 * large.nbytes * (work[0] == "python")
 
 
 def normalize(tensor: Tensor, *options: str | Tensor) -> Work:
@@ -273,18 +286,19 @@ print((time.perf_counter() - start) / count)
 
 
 def inside(setup: str, call: str) -> Work:
-    """Work that prints the seconds of its second `call`, on 103 MB of float32; the first warms it up."""
+    """Work that prints the median seconds of nine `call`s, on 103 MB of float32, after one to warm up."""
     shape = (32, 64, 112, 112)
     script = f"""
-import time, numpy as np
+import statistics, time, numpy as np
 x = np.random.default_rng(0).standard_normal({shape}, dtype=np.float32)
 {setup}
-for _ in range(2):
+seconds = []
+for _ in range(10):
     y = None
     start = time.perf_counter()
     y = {call}
-    seconds = time.perf_counter() - start
-print(seconds)
+    seconds.append(time.perf_counter() - start)
+print(statistics.median(seconds[1:]))
 """
     return ("python", "-c", script)
 
@@ -351,10 +365,9 @@ def rows(size: int) -> list[Row]:
     count = max(2, size // MB)
     many = ("python", "-c", MANY, Tensor((20, 64, 14, 14)), OUT, str(count))
     single = ("python", "-c", MANY, Tensor((20 * count, 64, 14, 14)), OUT, "1")
-    two = nchw(2)
-    on_dask = [("python", "-c", ON_DASK, two, OUT, jobs, "local") for jobs in ("1", "2")]
-    local = ("python", "-c", ON_DASK, two, OUT, "2", "")
-    tasks = {count: ("python", "-c", DASK_TASKS, str(count)) for count in (10**3, 10**4)}
+    on_dask = [("python", "-c", ON_DASK, four, OUT, jobs, "local") for jobs in ("1", "2")]
+    local = ("python", "-c", ON_DASK, four, OUT, "2", "")
+    tasks = {count: ("python", "-c", DASK_TASKS, str(count)) for count in (10**3, 10**4, 10**5)}
     click, numpy = ("python", "-c", "import click"), ("python", "-c", "import numpy")
 
     def against_nchw(name: str, work: str, ours: Work, reach: float, aim: float) -> Row:
@@ -395,9 +408,10 @@ def rows(size: int) -> list[Row]:
             (normalize(one), torch_file), 5, 10, "speed", needs="torch"),
         Row("torch-inside", "`gncli.group_norm` in process, 0.1 GB float32", "torch `group_norm`, 2 threads",
             (inside_gn, inside_torch), 0.7, 1.0, "speed", printed=True, needs="torch"),
-        Row("help", "`gn --help`", '`python -c "import click"`', (("gn", "--help"), click), 1.4, 1.2),
+        Row("help", "`gn --help`", '`python -c "import click"`', (("gn", "--help"), click), 1.4, 1.2,
+            light=True),
         Row("start", "`gn stats small.npy --format json`", '`python -c "import numpy"`',
-            (stats(small, "--format", "json"), numpy), 1.6, 1.3),
+            (stats(small, "--format", "json"), numpy), 1.6, 1.3, light=True),
         Row("memory", "peak memory, default budget", "", every, 130, 100, "memory"),
         Row("memory-8M", "peak memory with `--memory 8M`", "", tight, 75, 60, "memory"),
         Row("linear", f"time of {label(4)}", f"time of {label(1)}",
@@ -405,11 +419,13 @@ def rows(size: int) -> list[Row]:
         *map(growth, (0.1, 1, 4, 8)),
         Row("many", f"normalize {count} files of 1 MB, in one call", f"one of {label(1)}",
             (many, single), 1.5, 1.2, printed=True),
-        Row("dask-workers", f"normalize {label(2)} on 2 Dask workers, started before", "on 1",
+        Row("dask-workers", f"normalize {label(4)} on 2 Dask workers, started before", "on 1",
             (on_dask[1], on_dask[0]), 1.6, 1.9, "speed", printed=True, needs="distributed"),
-        Row("dask-local", f"normalize {label(2)} on 2 Dask workers, started before", "`--jobs 2`",
+        Row("dask-local", f"normalize {label(4)} on 2 Dask workers, started before", "`--jobs 2`",
             (on_dask[1], local), 1.5, 1.2, printed=True, needs="distributed"),
         Row("dask-tasks", "a Dask task that does nothing, of 10 000", "of 1 000",
-            (tasks[10**4], tasks[10**3]), 1.5, 1.1, printed=True, needs="distributed"),
+            (tasks[10**4], tasks[10**3]), 1.5, 1.1, printed=True, light=True, needs="distributed"),
+        Row("dask-tasks-1e5", "a Dask task that does nothing, of 100 000", "of 1 000",
+            (tasks[10**5], tasks[10**3]), 1.5, 1.1, printed=True, light=True, long=True, needs="distributed"),
         *hdf5_rows(samples, label(1), normalize(one)),
     ]  # fmt: skip
