@@ -101,7 +101,7 @@ def normalize(
 
     `left`: by `measure` of this very tile, where these are its moments; not where groups have several.
     """
-    high, low = scale_of(norm, form, moments, plain=bool(left))
+    high, low = scale_of(norm, form, moments, plain=left in (Left.PLAIN, Left.DEVIATIONS))
     scale: Pair = (form.spread(high), form.spread(low))
     beta = None
     if norm.gamma is not None or norm.beta is not None:
@@ -115,7 +115,7 @@ def normalize(
             )
     whole = bool(left) or form.all(moments.finite == moments.size)
     if norm.twofold:
-        _apply_twofold(form, source, moments, scale, beta, scratch)
+        _apply_twofold(form, source, moments, scale, beta, scratch, left=left)
         defined = bool(whole and np.isfinite(scale[0]).all() and (beta is None or np.isfinite(beta).all()))
         _store(form, scratch, sink, defined=defined)
         return
@@ -126,7 +126,7 @@ def normalize(
     defined = bool(whole and np.isfinite(shift).all())  # which no shift is whose scale is not
     if defined and (left or form.all(moments.unit == 1.0)):
         swift = kernel.swift_to(form, source, sink)
-        if swift and _applied(swift, source, sink, moments.mean[0], scale[0], shift, short, scratch):
+        if swift and _applied(swift, source, sink, moments.mean[0], scale[0], shift, short):
             return
     work = form.view(scratch.work)
     if left != Left.DEVIATIONS:
@@ -157,19 +157,13 @@ def _applied(
     scale: Floats,
     shift: Floats,
     short: float | None,
-    scratch: Scratch,
 ) -> bool:
     """By the compiled pass; not where a value may need mending, for which the source is left as it is."""
-    if short is None:
-        swift.apply(source, mean, scale, shift, sink)
-        return True
-    if sink.dtype != np.float32:
+    if short is not None and (
+        sink.dtype != np.float32 or swift.nearest(source, mean, scale, shift) <= np.float32(short)
+    ):
         return False
-    trial = scratch.spare.view(np.float32)[: sink.size]
-    swift.apply(source, mean, scale, shift, trial.reshape(sink.shape))
-    if kernel.passes.nearest(trial) <= np.float32(short):
-        return False
-    np.copyto(sink, trial.reshape(sink.shape))
+    swift.apply(source, mean, scale, shift, sink)
     return True
 
 
@@ -225,10 +219,19 @@ def _channels(geometry: Geometry, form: Form, box: Box) -> NDArray[np.intp]:
 
 
 def _apply_twofold(
-    form: Form, source: NDArray[Any], moments: Moments, scale: Pair, beta: Floats | None, scratch: Scratch
+    form: Form,
+    source: NDArray[Any],
+    moments: Moments,
+    scale: Pair,
+    beta: Floats | None,
+    scratch: Scratch,
+    *,
+    left: Left | None,
 ) -> None:
     """part·head is exact; all else is below 2**-14 of it, but for beta, whose sum with it is kept exact."""
-    work, part = deviations(form, source, scratch, moments)
+    work, part = form.view(scratch.work), form.view(scratch.part)
+    if left != Left.PAIRS:
+        work, part = deviations(form, source, scratch, moments)
     spare = form.view(scratch.spare)
     head, tail = dd.halves(scale[0])
     np.multiply(part, form.lay(tail + scale[1]), out=spare)

@@ -38,7 +38,7 @@
 #endif
 
 enum {
-    VERSION = 3,  /* gncli.kernel asks for it */
+    VERSION = 4,  /* gncli.kernel asks for it */
     DEPTH = 8,    /* values that are added up before their sum goes to a pair, if that is exact */
     WIDTH = 32,   /* lanes that a row is laid in: they fit the registers */
     STRIP = 256,  /* columns at a time: they fit the first cache */
@@ -488,20 +488,46 @@ FAST static void apply_sets(char **args, const n_t *dims, const n_t *steps, void
     }
 }
 
-static const char nearest_types[] = {NPY_FLOAT, NPY_FLOAT};
+static const char nearest_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_FLOAT};
+
+/* `at_*`: bytes to an element's own, or 0. */
+INLINE uint32_t nearest_line(char **args, n_t count, n_t at_mean, n_t at_scale, n_t at_shift) {
+    const float *x = (const float *)args[0];
+    const char *mean = args[1], *scale = args[2], *shift = args[3];
+    uint32_t least = UINT32_MAX;
+    for (n_t j = 0; j < count; j++) {
+        double off = x[j] - *(const double *)(mean + j * at_mean);
+        float value = (float)(off * *(const double *)(scale + j * at_scale) + *(const double *)(shift + j * at_shift));
+        uint32_t bits = bits_of(value) & INT32_MAX; /* ordered as magnitudes are, NaN last */
+        least = bits < least ? bits : least;
+    }
+    return least;
+}
 
 FAST static void nearest(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
-    const n_t count = dims[1];
-    if (!packed(count, steps[2], sizeof(float)))
+    const n_t each = sizeof(double);
+    n_t own[3];
+    if (!packed(dims[1], steps[5], sizeof(float)))
         return;
-    for (n_t i = 0; i < dims[0]; i++) {
-        const float *x = (const float *)(args[0] + i * steps[0]);
-        uint32_t least = UINT32_MAX;
-        for (n_t j = 0; j < count; j++) {
-            uint32_t bits = bits_of(x[j]) & INT32_MAX; /* ordered as magnitudes are, NaN last */
-            least = bits < least ? bits : least;
+    for (int k = 0; k < 3; k++) {
+        own[k] = dims[2 + k] == 1 ? 0 : steps[6 + k];
+        if (dims[2 + k] != 1 && dims[2 + k] != dims[1]) {
+            refuse("an axis is neither 1 nor that of x");
+            return;
         }
-        *(float *)(args[1] + i * steps[1]) = float_of(least);
+    }
+    for (n_t i = 0; i < dims[0]; i++) {
+        char *line[4];
+        uint32_t least;
+        for (int k = 0; k < 4; k++)
+            line[k] = args[k] + i * steps[k];
+        if (own[0] == 0 && own[1] == 0 && own[2] == 0)
+            least = nearest_line(line, dims[1], 0, 0, 0);
+        else if (own[0] == each && own[1] == each && own[2] == each)
+            least = nearest_line(line, dims[1], each, each, each);
+        else
+            least = nearest_line(line, dims[1], own[0], own[1], own[2]);
+        *(float *)(args[4] + i * steps[4]) = float_of(least);
     }
 }
 
@@ -530,7 +556,8 @@ static const Pass passes[] = {
     {"apply", NULL, 0, apply, apply_types, 4, 1, "(x - mean) * scale + shift"},
     {"apply_half", NULL, 0, apply_half, apply_half_types, 4, 1, "The same, as float16."},
     {"widen", NULL, 0, widen, widen_types, 1, 1, "float16 as float32."},
-    {"nearest", "(n)->()", 1, nearest, nearest_types, 1, 1, "The least magnitude; NaN if there is no other."},
+    {"nearest", "(n),(p),(q),(r)->()", 1, nearest, nearest_types, 4, 1,
+     "The least magnitude of what `apply` gives; NaN if there is no other. p, q and r are 1 or n."},
     {"apply_sets", "(n),(),(n),(n)->(n)", 1, apply_sets, apply_types, 4, 1, "The same, of many small sets."},
 };
 

@@ -18,7 +18,7 @@ from gncli.doubledouble import Pair
 from gncli.dtypes import last_place
 from gncli.tile import Columns, Floats, Form, Rows, Short, widest
 
-_VERSION = 3  # of what kernel.c offers: an editable installation may hold an older one
+_VERSION = 4  # of what kernel.c offers: an editable installation may hold an older one
 
 
 def _load() -> Any:
@@ -113,11 +113,18 @@ class Runs:
         """(tile - mean)·scale + shift to `sink`; `mean` is of the cells, the others are to be laid."""
         form = self.form
         out = form.arrange(sink)
-        laid = form.lay_cells(mean), form.lay(scale), form.lay(shift)
         apply = passes.apply if sink.dtype == np.float32 else passes.apply_half
-        apply(form.arrange(tile), *laid, out=out)
+        apply(form.arrange(tile), *self._laid(mean, scale, shift), out=out)
         if not np.may_share_memory(out, sink):
             form.store(out.reshape(-1), sink)
+
+    def nearest(self, tile: NDArray[Any], mean: Any, scale: Any, shift: Any) -> float:
+        """The least magnitude of what `apply` would give as float32."""
+        laid = map(np.atleast_1d, self._laid(mean, scale, shift))
+        return float(np.fmin.reduce(passes.nearest(self.form.arrange(tile), *laid), axis=None))
+
+    def _laid(self, mean: Any, scale: Any, shift: Any) -> tuple[Any, Any, Any]:
+        return self.form.lay_cells(mean), self.form.lay(scale), self.form.lay(shift)
 
 
 class Lines(Runs):
@@ -176,6 +183,12 @@ class Sets(Runs):
         return least, most, last_place(int(bits.min()) + 1), (high, low), (m2, self.form.none)
 
     def apply(self, tile: NDArray[Any], mean: Any, scale: Any, shift: Any, sink: NDArray[Any]) -> None:
-        middle = self.form.spread(mean)[..., 0]
-        each = (np.broadcast_to(values, self.form.shape) for values in (scale, shift))
-        passes.apply_sets(tile, middle, *each, out=sink)
+        middle, *each = self._laid(mean, scale, shift)
+        passes.apply_sets(tile, middle[..., 0], *each, out=sink)
+
+    def nearest(self, tile: NDArray[Any], mean: Any, scale: Any, shift: Any) -> float:
+        return float(np.fmin.reduce(passes.nearest(tile, *self._laid(mean, scale, shift)), axis=None))
+
+    def _laid(self, mean: Any, scale: Any, shift: Any) -> tuple[Any, Any, Any]:
+        scale, shift = (np.broadcast_to(values, self.form.shape) for values in (scale, shift))
+        return self.form.spread(mean), scale, shift

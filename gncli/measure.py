@@ -64,24 +64,25 @@ class Left(IntEnum):
     NOTHING = 0
     PLAIN = 1  # all values are finite, their unit is 1, and float64 does for their moments
     DEVIATIONS = 2  # and the work is the values less the upper part of their mean
+    PAIRS = 3  # all values are finite, and the work and the part are what `deviations` gives
 
 
 def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = False) -> tuple[Moments, Left]:
     """Moments of each cell of a tile (five axes), and what is left of it.
 
-    With `twofold`, m2 is a pair that is good to about 2**-70, and nothing of use is left.
+    With `twofold`, m2 is a pair that is good to about 2**-70.
     """
     swift = _measure_swiftly(form, tile, scratch, twofold)
     if swift:
         moments, left = swift
-        return (_measure_twofold(form, tile, scratch, moments), Left.NOTHING) if twofold else swift
+        return _measure_twofold(form, tile, scratch, moments) if twofold else swift
     work = form.load(tile, scratch.work)
     least, most = form.extremes(tile, work)
     largest = form.larger(most, -least)
     top, bottom = form.span(largest)
     if top < HUGE and (bottom > TINY or form.all((largest > TINY) | (largest == 0))):
         if top > _EXACT and tile.dtype.itemsize == 8 and tile.dtype.kind in "iu":
-            return _measure_long(form, tile, scratch, least, most), Left.NOTHING
+            return _measure_long(form, tile, scratch, least, most)
         exact = _EXACT * _grain(tile, scratch) if form.folds else 0.0  # such sums need no rounding
         count = next((f for f in form.folds if f * top <= exact), 0)
         if count:
@@ -95,7 +96,7 @@ def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = Fa
         left = Left.DEVIATIONS
     else:
         moments, left = _measure_any(form, tile, work, scratch, twofold), Left.NOTHING
-    return (_measure_twofold(form, tile, scratch, moments), Left.NOTHING) if twofold else (moments, left)
+    return _measure_twofold(form, tile, scratch, moments) if twofold else (moments, left)
 
 
 def measure_lines(form: Form, *tiles: NDArray[Any]) -> Moments | None:
@@ -132,7 +133,9 @@ def _trusted(form: Form, least: Number, most: Number, place: float, mean: Pair, 
     return Moments(form.count, mean, m2, least, most, form.none, form.none, form.one)
 
 
-def _measure_long(form: Form, tile: NDArray[Any], scratch: Scratch, least: Number, most: Number) -> Moments:
+def _measure_long(
+    form: Form, tile: NDArray[Any], scratch: Scratch, least: Number, most: Number
+) -> tuple[Moments, Left]:
     """Of 64-bit integers that float64 cannot hold."""
     work, low, base = _load(form, tile, scratch)
     mean = _divide(_total(form, work, scratch, 2.0**64 * form.one, low), form.each, True)
@@ -219,9 +222,13 @@ def _measure_any(form: Form, tile: NDArray[Any], work: Floats, scratch: Scratch,
     return Moments(form.count, mean, squares, least, most, nan, form.count - kept - nan, unit)
 
 
-def _measure_twofold(form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments) -> Moments:
+def _measure_twofold(
+    form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments
+) -> tuple[Moments, Left]:
     work, part = deviations(form, tile, scratch, moments)
+    left = Left.PAIRS
     if form.any(moments.finite < form.count):
+        left = Left.NOTHING
         gone = ~np.isfinite(work)
         work[gone] = part[gone] = 0.0
     spare = form.view(scratch.spare)
@@ -231,7 +238,7 @@ def _measure_twofold(form: Form, tile: NDArray[Any], scratch: Scratch, moments: 
     small = form.total(spare)
     high, low = dd.two_sum(form.dot(part, part, scratch.spare), small)
     some = moments.finite > 0
-    return moments._replace(m2=(form.where(some, high, 0.0), form.where(some, low, 0.0)))
+    return moments._replace(m2=(form.where(some, high, 0.0), form.where(some, low, 0.0))), left
 
 
 def _load(form: Form, tile: NDArray[Any], scratch: Scratch) -> tuple[Floats, Floats | None, Pair | None]:

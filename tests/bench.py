@@ -134,7 +134,7 @@ class Bench:
 
     def timed(self, row: Row, work: Work) -> float:
         if not row.light and reclaimed():
-            warm(2 * GB + 2 * max(map(taken, row.runs)))
+            warm(GB + 3 * taken(work) // 2)
         used = self.run(work)
         return float(used.said) if row.printed else used.seconds
 

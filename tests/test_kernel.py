@@ -331,8 +331,22 @@ NEAR = {
 
 @pytest.mark.parametrize("values", NEAR.values(), ids=NEAR)
 def test_the_least_magnitude(kernel: ModuleType, values: Any) -> None:
-    x = np.array(values, "f4")
-    assert np.array_equal(kernel.nearest(x), np.fmin.reduce(np.abs(x)), equal_nan=True)
+    x, one, zero = np.array(values, "f4"), np.ones(1), np.zeros(1)
+    found = kernel.nearest(x, zero, one, zero)
+    assert np.array_equal(found, np.fmin.reduce(np.abs(x)), equal_nan=True)
+
+
+@pytest.mark.parametrize("own", ["", "mean", "shift", "scale shift", "mean scale shift", "apart"])
+def test_the_least_magnitude_of_what_is_applied(kernel: ModuleType, own: str) -> None:
+    x = normal(3, 1001)
+    each = {name: rng().standard_normal((3, 1001)) for name in ("mean", "scale", "shift")}
+    each = {name: value if name in own else value[:, :1] for name, value in each.items()}
+    if own == "apart":
+        each = {name: np.repeat(rng().standard_normal((3, 1001)), 2, axis=1)[:, ::2] for name in each}
+    expected = ((x.astype("f8") - each["mean"]) * each["scale"] + each["shift"]).astype("f4")
+    assert np.array_equal(kernel.nearest(x, *each.values()), np.abs(expected).min(axis=1))
+    with pytest.raises(ValueError, match="neither 1 nor that of x"):
+        kernel.nearest(x, np.ones(2), np.ones(1), np.ones(1))
 
 
 EVERY_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16)

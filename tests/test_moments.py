@@ -291,6 +291,11 @@ def test_measure(make: Any, form: Form, twofold: bool) -> None:
         work = np.empty(form.shape)
         form.store(scratch.work, work)
         assert np.array_equal(work, tile.astype("f8") - mean)
+    if left == Left.PAIRS:
+        with np.errstate(all="ignore"):
+            again = deviations(form, tile, Scratch(form.size), moments)
+        for kept, right in zip((scratch.work, scratch.part), again, strict=True):
+            assert np.array_equal(form.view(kept), right)
 
 
 def assert_integers(found: Moments, cell: Array, tolerance: Fraction) -> None:
