@@ -423,9 +423,12 @@ INLINE uint16_t halved(double value) {
 static const char apply_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_FLOAT};
 static const char apply_half_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_HALF};
 
+INLINE double affine(float x, double mean, double scale, double shift) {
+    return (x - mean) * scale + shift;
+}
+
 /* To float32 or, `half`, to float16: a constant where these are called, as are the `at_*`. */
-INLINE void affine(char *out, float x, double mean, double scale, double shift, int half) {
-    double value = (x - mean) * scale + shift;
+INLINE void round_to(char *out, double value, int half) {
     if (half)
         *(uint16_t *)out = halved(value);
     else
@@ -436,8 +439,8 @@ INLINE void apply_apart(char **args, n_t count, const n_t *steps, int half) {
     const char *x = args[0], *mean = args[1], *scale = args[2], *shift = args[3];
     char *out = args[4];
     for (n_t i = 0; i < count; i++) {
-        affine(out, *(const float *)x, *(const double *)mean, *(const double *)scale, *(const double *)shift,
-               half);
+        round_to(out, affine(*(const float *)x, *(const double *)mean, *(const double *)scale,
+                             *(const double *)shift), half);
         x += steps[0], mean += steps[1], scale += steps[2], shift += steps[3], out += steps[4];
     }
 }
@@ -450,7 +453,8 @@ INLINE void apply_line(char **args, n_t count, n_t at_mean, n_t at_scale, n_t at
     const n_t size = half ? sizeof(uint16_t) : sizeof(float);
     SIDE_BY_SIDE
     for (n_t i = 0; i < count; i++)
-        affine(args[4] + i * size, x[i], mean[i * at_mean], scale[i * at_scale], shift[i * at_shift], half);
+        round_to(args[4] + i * size,
+                 affine(x[i], mean[i * at_mean], scale[i * at_scale], shift[i * at_shift]), half);
 }
 
 INLINE void apply_to(char **args, n_t count, const n_t *steps, int half) {
@@ -488,17 +492,15 @@ FAST static void apply_sets(char **args, const n_t *dims, const n_t *steps, void
     }
 }
 
-static const char nearest_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_FLOAT};
-
 /* `at_*`: bytes to an element's own, or 0. */
 INLINE uint32_t nearest_line(char **args, n_t count, n_t at_mean, n_t at_scale, n_t at_shift) {
     const float *x = (const float *)args[0];
     const char *mean = args[1], *scale = args[2], *shift = args[3];
     uint32_t least = UINT32_MAX;
     for (n_t j = 0; j < count; j++) {
-        double off = x[j] - *(const double *)(mean + j * at_mean);
-        float value = (float)(off * *(const double *)(scale + j * at_scale) + *(const double *)(shift + j * at_shift));
-        uint32_t bits = bits_of(value) & INT32_MAX; /* ordered as magnitudes are, NaN last */
+        double value = affine(x[j], *(const double *)(mean + j * at_mean),
+                              *(const double *)(scale + j * at_scale), *(const double *)(shift + j * at_shift));
+        uint32_t bits = bits_of((float)value) & INT32_MAX; /* ordered as magnitudes are, NaN last */
         least = bits < least ? bits : least;
     }
     return least;
@@ -556,7 +558,7 @@ static const Pass passes[] = {
     {"apply", NULL, 0, apply, apply_types, 4, 1, "(x - mean) * scale + shift"},
     {"apply_half", NULL, 0, apply_half, apply_half_types, 4, 1, "The same, as float16."},
     {"widen", NULL, 0, widen, widen_types, 1, 1, "float16 as float32."},
-    {"nearest", "(n),(p),(q),(r)->()", 1, nearest, nearest_types, 4, 1,
+    {"nearest", "(n),(p),(q),(r)->()", 1, nearest, apply_types, 4, 1,
      "The least magnitude of what `apply` gives; NaN if there is no other. p, q and r are 1 or n."},
     {"apply_sets", "(n),(),(n),(n)->(n)", 1, apply_sets, apply_types, 4, 1, "The same, of many small sets."},
 };

@@ -141,7 +141,7 @@ def normalize_file(
         try:
             size = prod(source.shape) * source.dtype.itemsize
             forkable = source.forkable and sink.positioned
-            pace = NORMALIZING if kernel.takes(source.dtype) else 1
+            pace = NORMALIZING if kernel.takes(source.dtype) and not norm.twofold else 1
             with crew.at_work(cut.jobs, size, forkable=forkable, pace=pace) as executor:
                 total = bytes_to_read(source, cut)
                 with Progress(address, total, settings.progress) as progress:

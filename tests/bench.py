@@ -302,10 +302,10 @@ def main() -> int:
         if not any(fnmatchcase(row.name, glob) for row in every):
             parser.error(f"no row is named {glob}; there are: {', '.join(row.name for row in every)}")
     table = [row for row in every if any(fnmatchcase(row.name, glob) for glob in globs)]
-    table = [row for row in table if not row.long or row.name in globs]
     if chosen.list:
         print("\n".join(f"{row.name:15} {row.work}" for row in table))
         return 0
+    table = [row for row in table if not row.long or row.name in globs]
     if not chosen.dir.is_dir():
         parser.error(f"{chosen.dir} is not a folder")
     if (needed := room(table)) > (free := space(chosen.dir)):
