@@ -499,7 +499,8 @@ INLINE uint32_t nearest_line(char **args, n_t count, n_t at_mean, n_t at_scale, 
     uint32_t least = UINT32_MAX;
     for (n_t j = 0; j < count; j++) {
         double value = affine(x[j], *(const double *)(mean + j * at_mean),
-                              *(const double *)(scale + j * at_scale), *(const double *)(shift + j * at_shift));
+                              *(const double *)(scale + j * at_scale),
+                              *(const double *)(shift + j * at_shift));
         uint32_t bits = bits_of((float)value) & INT32_MAX; /* ordered as magnitudes are, NaN last */
         least = bits < least ? bits : least;
     }
