@@ -42,7 +42,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    if hasattr(signal, "SIGHUP"):  # which nohup has ignored, by what the tests start as well
+    # As they are on a terminal: nohup has the one ignored, a script that runs in the background the other,
+    # and what the tests start would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
