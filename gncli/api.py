@@ -12,8 +12,8 @@ from gncli.dtypes import output_dtype
 from gncli.engine import measure_all, normalize_tensor
 from gncli.errors import LayoutError
 from gncli.executors import threads, usable_cores
-from gncli.groupnorm import Norm
 from gncli.layout import Layout, flat_geometry, geometry, group_count, is_interleaved
+from gncli.norm import Norm
 from gncli.plan import plan
 from gncli.tensors.address import require_numeric
 from gncli.tensors.memory import ArraySink, ArraySource

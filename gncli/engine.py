@@ -12,9 +12,9 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from gncli.executors import Remote, in_order
-from gncli.groupnorm import Norm
 from gncli.layout import Box
 from gncli.moments import Cascade, Moments, Pool, pool
+from gncli.norm import Norm
 from gncli.plan import Plan, Window
 from gncli.tensors import Sink, Source
 from gncli.worker import Done, Normalizer, Reader

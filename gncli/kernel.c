@@ -13,6 +13,7 @@
 #include <numpy/ufuncobject.h>
 
 #include <float.h>
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -38,7 +39,7 @@
 #endif
 
 enum {
-    VERSION = 4,  /* gncli.kernel asks for it */
+    VERSION = 5,  /* gncli.kernel asks for it */
     DEPTH = 8,    /* values that are added up before their sum goes to a pair, if that is exact */
     WIDTH = 32,   /* lanes that a row is laid in: they fit the registers */
     STRIP = 256,  /* columns at a time: they fit the first cache */
@@ -492,28 +493,52 @@ FAST static void apply_sets(char **args, const n_t *dims, const n_t *steps, void
     }
 }
 
+static const char near_types[] = {NPY_FLOAT, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_BOOL};
+
 /* `at_*`: bytes to an element's own, or 0. */
-INLINE uint32_t nearest_line(char **args, n_t count, n_t at_mean, n_t at_scale, n_t at_shift) {
+INLINE int near_line(char **args, n_t count, n_t at_mean, n_t at_scale, n_t at_shift, double bound) {
     const float *x = (const float *)args[0];
     const char *mean = args[1], *scale = args[2], *shift = args[3];
-    uint32_t least = UINT32_MAX;
+    int found = 0;
     for (n_t j = 0; j < count; j++) {
         double value = affine(x[j], *(const double *)(mean + j * at_mean),
                               *(const double *)(scale + j * at_scale),
                               *(const double *)(shift + j * at_shift));
-        uint32_t bits = bits_of((float)value) & INT32_MAX; /* ordered as magnitudes are, NaN last */
-        least = bits < least ? bits : least;
+        found |= (value < bound) & (value > -bound);
     }
-    return least;
+    return found;
 }
 
-FAST static void nearest(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+/* The least float that is no less. */
+INLINE float at_least(double bound) {
+    float value = (float)bound;
+    return value >= bound ? value : nextafterf(value, INFINITY);
+}
+
+/* Where all of a row have one mean, scale and shift, what comes near 0 is of an interval: no wider than by
+   some 2^-52 of these for each rounding, the four of `affine` and those that are made here. */
+INLINE int near_row(char **args, n_t count, double bound) {
+    const float *restrict x = (const float *)args[0];
+    double mean = *(const double *)args[1], scale = *(const double *)args[2];
+    double off = -*(const double *)args[3] / scale, reach = bound / fabs(scale);
+    double room = (fabs(mean) + fabs(off) + reach) * 0x1p-48;
+    double from = mean + off - reach - room, to = mean + off + reach + room;
+    int found = 0;
+    if (!(from > -FLT_MAX && to < FLT_MAX && bound > 0x1p-1000)) /* beyond it, roundings are larger */
+        return near_line(args, count, 0, 0, 0, bound);
+    float least = at_least(from), most = -at_least(-to);
+    for (n_t j = 0; j < count; j++)
+        found |= (x[j] >= least) & (x[j] <= most);
+    return found;
+}
+
+FAST static void near(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
     const n_t each = sizeof(double);
     n_t own[3];
-    if (!packed(dims[1], steps[5], sizeof(float)))
+    if (!packed(dims[1], steps[6], sizeof(float)))
         return;
     for (int k = 0; k < 3; k++) {
-        own[k] = dims[2 + k] == 1 ? 0 : steps[6 + k];
+        own[k] = dims[2 + k] == 1 ? 0 : steps[7 + k];
         if (dims[2 + k] != 1 && dims[2 + k] != dims[1]) {
             refuse("an axis is neither 1 nor that of x");
             return;
@@ -521,16 +546,17 @@ FAST static void nearest(char **args, const n_t *dims, const n_t *steps, void *P
     }
     for (n_t i = 0; i < dims[0]; i++) {
         char *line[4];
-        uint32_t least;
+        int found;
+        double bound = *(const double *)(args[4] + i * steps[4]);
         for (int k = 0; k < 4; k++)
             line[k] = args[k] + i * steps[k];
         if (own[0] == 0 && own[1] == 0 && own[2] == 0)
-            least = nearest_line(line, dims[1], 0, 0, 0);
+            found = near_row(line, dims[1], bound);
         else if (own[0] == each && own[1] == each && own[2] == each)
-            least = nearest_line(line, dims[1], each, each, each);
+            found = near_line(line, dims[1], each, each, each, bound);
         else
-            least = nearest_line(line, dims[1], own[0], own[1], own[2]);
-        *(float *)(args[4] + i * steps[4]) = float_of(least);
+            found = near_line(line, dims[1], own[0], own[1], own[2], bound);
+        *(npy_bool *)(args[5] + i * steps[5]) = (npy_bool)found;
     }
 }
 
@@ -559,8 +585,8 @@ static const Pass passes[] = {
     {"apply", NULL, 0, apply, apply_types, 4, 1, "(x - mean) * scale + shift"},
     {"apply_half", NULL, 0, apply_half, apply_half_types, 4, 1, "The same, as float16."},
     {"widen", NULL, 0, widen, widen_types, 1, 1, "float16 as float32."},
-    {"nearest", "(n),(p),(q),(r)->()", 1, nearest, apply_types, 4, 1,
-     "The least magnitude of what `apply` gives; NaN if there is no other. p, q and r are 1 or n."},
+    {"near", "(n),(p),(q),(r),()->()", 1, near, near_types, 5, 1,
+     "Whether some magnitude of what `apply` gives is below the bound, or may be. p, q and r are 1 or n."},
     {"apply_sets", "(n),(),(n),(n)->(n)", 1, apply_sets, apply_types, 4, 1, "The same, of many small sets."},
 };
 

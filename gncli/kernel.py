@@ -18,7 +18,7 @@ from gncli.doubledouble import Pair
 from gncli.dtypes import last_place
 from gncli.tile import Columns, Floats, Form, Rows, Short, widest
 
-_VERSION = 4  # of what kernel.c offers: an editable installation may hold an older one
+_VERSION = 5  # of what kernel.c offers: an editable installation may hold an older one
 
 
 def _load() -> Any:
@@ -118,10 +118,14 @@ class Runs:
         if not np.may_share_memory(out, sink):
             form.store(out.reshape(-1), sink)
 
-    def nearest(self, tile: NDArray[Any], mean: Any, scale: Any, shift: Any) -> float:
-        """The least magnitude of what `apply` would give as float32."""
-        laid = map(np.atleast_1d, self._laid(mean, scale, shift))
-        return float(np.fmin.reduce(passes.nearest(self.form.arrange(tile), *laid), axis=None))
+    def near(self, tile: NDArray[Any], mean: Any, scale: Any, shift: Any, bound: float) -> Any:
+        """(first, second): where some magnitude of what `apply` gives, as float64, may be below `bound`."""
+        found = self._near(tile, *self._laid(mean, scale, shift), bound)
+        return found.reshape(*self.form.shape[:4], -1).any(axis=(0, 2, 4))
+
+    def _near(self, tile: NDArray[Any], mean: Any, scale: Any, shift: Any, bound: float) -> Any:
+        """The same of each row."""
+        return passes.near(self.form.arrange(tile), *map(np.atleast_1d, (mean, scale, shift)), bound)
 
     def _laid(self, mean: Any, scale: Any, shift: Any) -> tuple[Any, Any, Any]:
         return self.form.lay_cells(mean), self.form.lay(scale), self.form.lay(shift)
@@ -171,6 +175,13 @@ class Planes(Runs):
         plane = np.ascontiguousarray(self.form.arrange(tile))
         return self.form.across(np.add, passes.squares_columns(plane, self.form.lay_cells(mean)[0]))
 
+    def near(self, tile: NDArray[Any], mean: Any, scale: Any, shift: Any, bound: float) -> Any:
+        plane, laid = self.form.arrange(tile), self._laid(mean, scale, shift)
+        rows = np.flatnonzero(self._near(tile, *laid, bound))  # few, and looked at again
+        middle, *line = (np.broadcast_to(values, plane.shape)[rows] for values in laid)
+        values = (plane[rows] - middle) * line[0] + line[1]
+        return self.form.across(np.fmin, np.fmin.reduce(np.abs(values), axis=0, initial=np.inf)) < bound
+
 
 class Sets(Runs):
     """Short runs, each a cell. They have no `survey`, and no `squares`."""
@@ -186,8 +197,8 @@ class Sets(Runs):
         middle, *each = self._laid(mean, scale, shift)
         passes.apply_sets(tile, middle[..., 0], *each, out=sink)
 
-    def nearest(self, tile: NDArray[Any], mean: Any, scale: Any, shift: Any) -> float:
-        return float(np.fmin.reduce(passes.nearest(tile, *self._laid(mean, scale, shift)), axis=None))
+    def _near(self, tile: NDArray[Any], mean: Any, scale: Any, shift: Any, bound: float) -> Any:
+        return passes.near(tile, mean, scale, shift, bound)
 
     def _laid(self, mean: Any, scale: Any, shift: Any) -> tuple[Any, Any, Any]:
         scale, shift = (np.broadcast_to(values, self.form.shape) for values in (scale, shift))

@@ -18,10 +18,10 @@ from gncli.dtypes import output_dtype
 from gncli.engine import Advance, bytes_to_read, normalize_tensor
 from gncli.errors import FormatError, GnError, LayoutError
 from gncli.executors import NORMALIZING
-from gncli.groupnorm import Norm
 from gncli.histogram import BINS, HistogramSink, fill, of_statistics
 from gncli.layout import Layout, geometry, group_count, grouped_shape, is_interleaved
 from gncli.moments import Floats
+from gncli.norm import Norm
 from gncli.plan import plan
 from gncli.progress import Progress
 from gncli.tensors import (

@@ -76,6 +76,11 @@ class Form:
         self.step = 1  # elements of the inner axis that share a laid value
         self._permuted = tuple(shape[axis] for axis in self.order)
 
+    def of_cell(self) -> Form:
+        """The form of one of the cells."""
+        outer, _, middle, _, inner = self.shape
+        return form((outer, 1, middle, 1, inner), isinstance(self, Rows), isinstance(self, Short), self.step)
+
     def load(self, tile: NDArray[Any], scratch: Floats) -> Floats:
         """The tile (five axes, any real dtype) as float64, in this form."""
         np.copyto(scratch[: self.size].reshape(self._permuted), tile.transpose(self.order))

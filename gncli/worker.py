@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from gncli import kernel
 from gncli.errors import NonFiniteError
-from gncli.groupnorm import Norm, normalize
+from gncli.groupnorm import normalize
 from gncli.layout import Box, Geometry, Run, flat_geometry
 from gncli.measure import Left, Scratch, arithmetic, measure, measure_lines
 from gncli.moments import Cascade, Moments, alone, join, merge, pool, stack
+from gncli.norm import Norm
 from gncli.plan import Plan
 from gncli.tensors import Sink, Source
 from gncli.tile import LONG_RUN, Form, form_of

@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 import gncli
 from gncli import group_norm
 from gncli import kernel as room
-from gncli.groupnorm import Norm, normalize
+from gncli.groupnorm import normalize
 from gncli.layout import geometry
 from gncli.measure import Scratch, arithmetic, measure
+from gncli.norm import Norm
 from gncli.tile import Columns, Form, Row, Rows, Short, form_of
 
 EXAMPLES = settings(deadline=None, max_examples=300, derandomize=True)
@@ -330,23 +331,42 @@ NEAR = {
 
 
 @pytest.mark.parametrize("values", NEAR.values(), ids=NEAR)
-def test_the_least_magnitude(kernel: ModuleType, values: Any) -> None:
+@pytest.mark.parametrize("bound", [0.0, 1e-310, 1e-45, 1e-40, 1.0, 1.5, 2.5, 1e300, np.inf])
+def test_values_near_0(kernel: ModuleType, values: Any, bound: float) -> None:
+    """Of values that are what they were: at the bound itself, there may be one or not."""
     x, one, zero = np.array(values, "f4"), np.ones(1), np.zeros(1)
-    found = kernel.nearest(x, zero, one, zero)
-    assert np.array_equal(found, np.fmin.reduce(np.abs(x)), equal_nan=True)
+    with arithmetic():
+        found, magnitudes = kernel.near(x, zero, one, zero, bound), np.abs(x.astype("f8"))
+    if bound not in magnitudes:
+        assert found == (magnitudes < bound).any()
 
 
 @pytest.mark.parametrize("own", ["", "mean", "shift", "scale shift", "mean scale shift", "apart"])
-def test_the_least_magnitude_of_what_is_applied(kernel: ModuleType, own: str) -> None:
-    x = normal(3, 1001)
-    each = {name: rng().standard_normal((3, 1001)) for name in ("mean", "scale", "shift")}
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_values_near_0_of_what_is_applied(kernel: ModuleType, own: str, size: float) -> None:
+    x = np.float32(size) * normal(200, 1001)
+    each = {name: rng().standard_normal((200, 1001)) for name in ("mean", "scale", "shift")}
+    each["mean"] *= size
+    each["scale"] /= size
     each = {name: value if name in own else value[:, :1] for name, value in each.items()}
     if own == "apart":
-        each = {name: np.repeat(rng().standard_normal((3, 1001)), 2, axis=1)[:, ::2] for name in each}
-    expected = ((x.astype("f8") - each["mean"]) * each["scale"] + each["shift"]).astype("f4")
-    assert np.array_equal(kernel.nearest(x, *each.values()), np.abs(expected).min(axis=1))
+        each = {name: np.repeat(value, 2, axis=1)[:, ::2] for name, value in each.items()}
+    least = np.abs((x.astype("f8") - each["mean"]) * each["scale"] + each["shift"]).min(axis=1)
+    assert kernel.near(x, *each.values(), np.nextafter(least, np.inf)).all()
+    assert not kernel.near(x, *each.values(), least * (1 - 1e-6)).any()
     with pytest.raises(ValueError, match="neither 1 nor that of x"):
-        kernel.nearest(x, np.ones(2), np.ones(1), np.ones(1))
+        kernel.near(x, np.ones(2), np.ones(1), np.ones(1), 1.0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-320, -1e-300, 1e300])
+@pytest.mark.parametrize("shift", [0.0, 1e-320, 1.0, 1e300])
+def test_values_near_0_at_the_ends_of_the_range(kernel: ModuleType, scale: float, shift: float) -> None:
+    x = np.array([[0, 1], [-1, 3e38], [1e-45, -1e-45]], "f4")
+    for bound in (1e-323, 1e-305, 1e-10, 1e290):
+        with arithmetic():
+            near = np.abs((x.astype("f8") - 1.0) * scale + shift) < bound
+            found = kernel.near(x, [1.0], [scale], [shift], bound)
+        assert (found >= near.any(axis=1)).all()  # of values that cancel, float64 may hold too few digits
 
 
 EVERY_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16)

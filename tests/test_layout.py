@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gncli.errors import LayoutError, UsageError
-from gncli.groupnorm import _channels
 from gncli.layout import Geometry, Layout, divisors, flat_geometry, geometry, group_count, grouped_shape
+from gncli.norm import channels
 from gncli.plan import plan
 from gncli.tile import form_of
 
@@ -290,7 +290,7 @@ def channels_by_tile(view: Geometry) -> Array:
                 box = tuple((int(c[i]), int(c[i + 1])) for c, i in zip(edges, index, strict=True))
                 a, b, c, d, e = (stop - start for start, stop in box)
                 form = form_of(view, (a, b, c, d, e))
-                numbers = np.broadcast_to(_channels(view, form, box), (a, b, c, d, e // form.step))
+                numbers = np.broadcast_to(channels(view, form, box), (a, b, c, d, e // form.step))
                 found[tuple(slice(*span) for span in box)] = np.repeat(numbers, form.step, axis=4)
     return found.reshape(-1)
 

@@ -23,6 +23,7 @@ FLOORS: tuple[set[str], ...] = (
     {"tile", "moments", "plan", "report"},
     {"kernel"},
     {"measure"},
+    {"norm"},
     {"groupnorm", "tensors", "executors"},
     {"worker", "plot"},
     {"engine", "cluster"},
