@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from heapq import nlargest
-from itertools import chain
+from itertools import chain, repeat
 from math import inf, isnan, prod
 from typing import Any, TypeAlias
 
@@ -178,12 +178,12 @@ class Pair:
         size, each = prod(a.shape), a.dtype.itemsize + b.dtype.itemsize
         label = f"{a.address} and {b.address}"
         cluster = self.crew.cluster if (a, b) == self.given else None  # copies are of this machine
-        together = 1 if cluster is None else TOGETHER
+        lots = repeat(1 if cluster is None else TOGETHER)
         with (
             Progress(label, size * each, self.options.progress) as watch,
             threads(self.jobs) if cluster is None else nullcontext(cluster) as executor,
         ):
-            for result in in_order(executor, task, stretches(size, CHUNK), 2 * self.jobs, together):
+            for result in in_order(executor, task, stretches(size, CHUNK), 2 * self.jobs, lots):
                 watch.advance(CHUNK * each)
                 yield result
 

@@ -23,7 +23,7 @@ class Crew:
     @property
     def together(self) -> int:
         """Blocks to a task: on a cluster one costs some milliseconds."""
-        return LOT if self.cluster is None else 4 * LOT
+        return LOT if self.cluster is None else 8 * LOT
 
     @classmethod
     def of(cls, jobs: int | None, memory: int, dask: str | None) -> Crew:

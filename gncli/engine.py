@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -69,9 +69,9 @@ def measure_groups(
             windows.append(window)
             yield from window.blocks
 
-    lot = plan.lot(handed_back=True) if source.forkable else 1  # else they take turns
+    lots = plan.lots(handed_back=True) if source.forkable else repeat(1)  # else they take turns
     with _introduced(Reader(source, plan), executor) as reader:
-        results = in_order(executor, reader.records, blocks(), 2 * plan.jobs, lot, source.abandon)
+        results = in_order(executor, reader.records, blocks(), 2 * plan.jobs, lots, source.abandon)
         done, cascade = 0, Cascade(plan.fan_in)
         for records in results:
             advance(_elements(records) * source.dtype.itemsize)
@@ -127,21 +127,25 @@ def _steps(worker: Normalizer, plan: Plan, executor: Executor, advance: Advance)
     """Windows of one block run side by side; a window of several is measured whole, then written."""
     ahead = 2 * plan.jobs
     one = not worker.source.forkable or not worker.sink.positioned  # in turn; values are held
-    records_lot, lot = (1 if one else plan.lot(handed_back=back) for back in (True, False))
+
+    def lots(blocks: int | None = None, *, handed_back: bool = False) -> Iterator[int]:
+        return repeat(1) if one else plan.lots(blocks, handed_back=handed_back)
+
     for single, windows in groupby(plan.windows(), key=lambda window: len(window.blocks) == 1):
         if single:
-            blocks = (window.blocks[0] for window in windows)
-            yield from in_order(executor, worker.once, blocks, ahead, lot, worker.source.abandon)
+            whole = (window.blocks[0] for window in windows)
+            yield from in_order(executor, worker.once, whole, ahead, lots(), worker.source.abandon)
             continue
         for window in windows:
-            cascade = Cascade(plan.fan_in)
-            for records in in_order(executor, worker.records, window.blocks, ahead, records_lot):
+            cascade, blocks = Cascade(plan.fan_in), window.blocks
+            handed = lots(len(blocks), handed_back=True)
+            for records in in_order(executor, worker.records, blocks, ahead, handed):
                 advance(_elements(records) * worker.source.dtype.itemsize)
                 cascade.push(records)
             moments = cascade.result()
             yield Done(pool([moments]), None, worker.check(moments), [], None)
-            known = ((block, moments) for block in window.blocks)
-            yield from in_order(executor, worker.again, known, ahead, lot)
+            known = ((block, moments) for block in blocks)
+            yield from in_order(executor, worker.again, known, ahead, lots(len(blocks)))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, TypeVar
 
 from gncli.errors import WorkerError
@@ -155,17 +155,17 @@ def in_order(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
     ahead: int,
-    together: int = 1,
+    lots: Iterable[int] = repeat(1),
     abandon: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """The results in the order of the tasks: handed over so many `together`, at most `ahead` such lots.
+    """The results in the order of the tasks: handed over in `lots` of so many, at most `ahead` lots at once.
 
     An exception in a task surfaces here, once those that run have ended; `abandon` has them end at once.
     """
-    waiting = iter(tasks)
+    waiting, sizes = iter(tasks), iter(lots)
     under_way: deque[Future[list[Result]]] = deque()
     try:
-        while lot := list(islice(waiting, together)):
+        while lot := list(islice(waiting, next(sizes))):
             under_way.append(executor.submit(_each, function, lot))
             if len(under_way) >= ahead:
                 yield from under_way.popleft().result()

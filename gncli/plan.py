@@ -109,19 +109,23 @@ class Plan:
     tile: int  # elements a tile may have
     together: int = LOT  # blocks that a worker may be given at a time
 
-    def lot(self, *, handed_back: bool) -> int:
-        """Blocks that a worker is given at a time: several of many, lest it wait for each one.
+    def lots(self, blocks: int | None = None, *, handed_back: bool) -> Iterator[int]:
+        """How many blocks a worker is given at a time: several, lest it wait for each one; fewer towards the
+        end, lest all wait for the last.
 
-        `handed_back`: the moments of their groups are, which of many groups take more than the blocks.
+        `blocks`: how many there are, if not the whole tensor's. `handed_back`: the moments of their groups
+        are, which of many groups take more than the blocks.
         """
-        if self.geometry.size == 0:
-            return 1
         first, second = self._shape_of_window
         one, two = self.axes[1], self.axes[3]
         groups = min(first * one.step, one.length) * min(second * two.step, two.length)
-        if handed_back and groups > _FEW:
-            return 1
-        return max(1, min(self.together, self.geometry.size // (8 * BLOCK * self.tile * self.jobs)))
+        most = 1 if handed_back and groups > _FEW else self.together
+        left = self.geometry.size // (BLOCK * self.tile) if blocks is None else blocks
+        least = max(1, min(most // 8, left // (8 * self.jobs)))
+        while True:
+            lot = max(least, min(most, left // (2 * self.jobs)))
+            yield lot
+            left -= lot
 
     @property
     def fan_in(self) -> int:
@@ -225,7 +229,7 @@ def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int, tog
 
     `source`, `sink`: bytes of an element; where they agree, one buffer serves both. Fewer workers are
     used where the budget is too small for all; where it is too small for one, a BudgetError with both
-    numbers. A worker's scratch, tiles of float64 and float32, comes on top. `together`: see `Plan.lot`.
+    numbers. A worker's scratch, tiles of float64 and float32, comes on top. `together`: see `Plan.lots`.
     """
     each = source if sink in (source, 0) else source + sink
     tile = min(LONGEST, 1 << (TILE // each).bit_length() - 1)

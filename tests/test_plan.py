@@ -245,3 +245,29 @@ def test_a_huge_tensor_is_planned_as_it_is_read(
             size = prod(extent(box))
             assert size * 4 * cut.jobs <= 64 << 20
             assert sum(count for _, count in cut.runs(box)) == size
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3, 100])
+@pytest.mark.parametrize("together", [1, 4, 32])
+@pytest.mark.parametrize("blocks", [0, 1, 5, 16, 639, 75_000])
+def test_lots_become_smaller_towards_the_end(blocks: int, together: int, jobs: int) -> None:
+    """Nobody has much more to do than another, and of many blocks most come in the largest lots."""
+    cut = plan(geometry((2, 32, 1000), "NCL", 4), 4, 4, 1 << 30, jobs, together)
+    left, lots = blocks, []
+    for lot in cut.lots(blocks, handed_back=False):
+        lots.append(min(lot, left))
+        left -= lot
+        if left <= 0:
+            break
+    assert sum(lots) == blocks
+    assert lots == sorted(lots, reverse=True)
+    assert max(lots) <= min(together, max(1, blocks // (2 * jobs)))
+    assert lots[-1] <= max(1, together // 8)
+    if blocks > 100 * jobs * together:
+        assert sum(lot for lot in lots if lot == together) > 0.9 * blocks
+
+
+def test_moments_of_many_groups_come_one_block_at_a_time() -> None:
+    cut = plan(geometry((10**6, 64), "NC", 32), 4, 4, 1 << 26, 2)
+    assert list(islice(cut.lots(handed_back=True), 3)) == [1, 1, 1]
+    assert list(islice(cut.lots(handed_back=False), 3)) == [4, 4, 4]
