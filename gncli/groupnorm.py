@@ -44,13 +44,31 @@ def normalize(
 
     `left`: by `measure` of this very tile, where these are its moments; not where groups have several.
     """
-    gamma = beta = None
-    if norm.gamma is not None or norm.beta is not None:
-        numbers = channels(norm.geometry, form, box)
-        gamma = None if norm.gamma is None else norm.gamma[numbers]
-        beta = None if norm.beta is None else norm.beta[numbers]
+    gamma, beta = _affine(norm, form, box)
     apply = _apply_twofold if norm.twofold else _apply
     apply(norm, form, source, sink, moments, gamma, beta, scratch, left)
+
+
+def normalize_at_once(
+    norm: Norm, form: Form, box: Box, source: NDArray[Any], sink: NDArray[Any], moments: Moments
+) -> bool:
+    """As `normalize`, of a tile of any size, from its PLAIN moments: where one compiled pass does it all."""
+    gamma, beta = _affine(norm, form, box)
+    swift = kernel.swift_to(form, source, sink)
+    scale, shift = _line(norm, form, moments, gamma, beta, Left.PLAIN)
+    if swift is None or norm.twofold or beta is not None or not np.isfinite(shift).all():
+        return False
+    swift.apply(source, moments.mean[0], scale, shift, sink)
+    return True
+
+
+def _affine(norm: Norm, form: Form, box: Box) -> tuple[Floats | None, Floats | None]:
+    """gamma and beta of the channels, to broadcast as `channels` says."""
+    if norm.gamma is None and norm.beta is None:
+        return None, None
+    numbers = channels(norm.geometry, form, box)
+    gamma, beta = (None if each is None else each[numbers] for each in (norm.gamma, norm.beta))
+    return gamma, beta
 
 
 def _apply(
@@ -66,7 +84,7 @@ def _apply(
 ) -> None:
     """In float64."""
     mean = moments.mean[0]
-    scale, shift = _line(norm, form, moments, gamma, beta, plain=left in (Left.PLAIN, Left.DEVIATIONS))
+    scale, shift = _line(norm, form, moments, gamma, beta, left)
     whole = bool(left) or form.all(moments.finite == moments.size)
     defined = bool(whole and np.isfinite(shift).all())  # which no shift is whose scale is not
     swift = None
@@ -74,7 +92,9 @@ def _apply(
         swift = kernel.swift_to(form, source, sink)
     if not swift:
         _evaluate(form, source, moments, scale, shift, scratch, left=left)
-    short = 0.0 if beta is None else float(np.abs(beta).max(initial=0.0)) * _CANCELLED
+    short = 0.0
+    if beta is not None:
+        short = float(np.abs(beta[np.isfinite(beta)]).max(initial=0.0)) * _CANCELLED
     parts: list[_Part] = []
     if short:
         if swift:
@@ -89,13 +109,14 @@ def _apply(
     else:
         _store(form, scratch.work, sink, defined=defined)
     for part, values in zip(parts, kept, strict=True):
-        _mend(norm, part, values, sink, moments, gamma, beta, short, scratch, own=left is not None)
+        _mend(norm, part, values, sink, moments, gamma, beta, short, scratch, left)
 
 
 def _line(
-    norm: Norm, form: Form, moments: Moments, gamma: Floats | None, beta: Floats | None, plain: bool = False
+    norm: Norm, form: Form, moments: Moments, gamma: Floats | None, beta: Floats | None, left: Left | None
 ) -> tuple[Any, Any]:
     """The scale and the shift of (x - mean)·scale + shift, whose mean is the upper part."""
+    plain = left in (Left.PLAIN, Left.DEVIATIONS)
     scale = form.spread(scale_of(norm, form, moments, plain)[0])
     if gamma is not None:
         scale = scale * gamma
@@ -175,21 +196,20 @@ def _mend(
     beta: Floats | None,
     short: float,
     scratch: Scratch,
-    *,
-    own: bool,
+    left: Left | None,
 ) -> None:
     """Compute anew, in pairs, what is so small beside beta that float64 may miss it by a float32 ulp.
 
-    `source` is of the part, all else of its tile. `own`: the moments are those of this tile alone, which
-    are not good enough, and are taken again.
+    `source` is of the part, all else of its tile. With what was `left`, the moments are those of this tile
+    alone, which are not good enough, and are taken again.
     """
     form, moments = part.form, moments.map(part.pick)
     gamma, beta = (None if values is None else part.of(values) for values in (gamma, beta))
-    result = _evaluate(form, source, moments, *_line(norm, form, moments, gamma, beta), scratch).copy()
+    result = _evaluate(form, source, moments, *_line(norm, form, moments, gamma, beta, left), scratch).copy()
     lost = np.abs(result) < short
     if not lost.any():
         return
-    if own:
+    if left is not None:
         moments, _ = measure(form, source, scratch, twofold=True)
 
     def picked(values: Any) -> Any:

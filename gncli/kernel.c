@@ -585,9 +585,9 @@ static const Pass passes[] = {
     {"apply", NULL, 0, apply, apply_types, 4, 1, "(x - mean) * scale + shift"},
     {"apply_half", NULL, 0, apply_half, apply_half_types, 4, 1, "The same, as float16."},
     {"widen", NULL, 0, widen, widen_types, 1, 1, "float16 as float32."},
+    {"apply_sets", "(n),(),(n),(n)->(n)", 1, apply_sets, apply_types, 4, 1, "As `apply`, of many small sets."},
     {"near", "(n),(p),(q),(r),()->()", 1, near, near_types, 5, 1,
      "Whether some magnitude of what `apply` gives is below the bound, or may be. p, q and r are 1 or n."},
-    {"apply_sets", "(n),(),(n),(n)->(n)", 1, apply_sets, apply_types, 4, 1, "The same, of many small sets."},
 };
 
 /* Whether this thread has the interpreter's lock. PyGILState_Check says that it has, whether or not it does,

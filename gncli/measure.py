@@ -24,7 +24,7 @@ from gncli.tile import Form
 
 # An anchor cuts what is added to and taken from it at 2**-53 of itself.
 _SUM_ANCHOR = 1.5 * 2.0**26  # of the largest value: 28 bits above the cut, and room for 2**25 of them
-_PART_ANCHOR = 1.5 * 2.0**31  # of the largest deviation: 16 bits, so that their squares add up exactly
+_PART_ANCHOR = 1.5 * 2.0**35  # of the largest deviation: 17 bits, so that squares of a tile add up exactly
 _PIVOT = 2.0**18  # cuts 18 bits off a mean: times a tile's 2**18 elements, it is exact
 _EXACT = 2**53  # integers beyond it do not fit float64
 _LOW_BITS = 2047

@@ -82,7 +82,7 @@ def channels(geometry: Geometry, form: Form, box: Box) -> NDArray[np.intp]:
     return _numbers(geometry, box[axis], box[group_axis], form.step if axis == 4 else 1)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _numbers(
     geometry: Geometry, along: tuple[int, int], groups: tuple[int, int], step: int
 ) -> NDArray[np.intp]:

@@ -116,16 +116,28 @@ class Plan:
         `blocks`: how many there are, if not the whole tensor's. `handed_back`: the moments of their groups
         are, which of many groups take more than the blocks.
         """
-        first, second = self._shape_of_window
-        one, two = self.axes[1], self.axes[3]
-        groups = min(first * one.step, one.length) * min(second * two.step, two.length)
-        most = 1 if handed_back and groups > _FEW else self.together
-        left = self.geometry.size // (BLOCK * self.tile) if blocks is None else blocks
+        most = 1 if handed_back and self._has_many_groups else self.together
+        left = self._blocks if blocks is None else blocks
         least = max(1, min(most // 8, left // (8 * self.jobs)))
         while True:
             lot = max(least, min(most, left // (2 * self.jobs)))
             yield lot
             left -= lot
+
+    @cached_property
+    def _blocks(self) -> int:
+        """How many there are, or a few more. Of all windows, the first is the largest."""
+        window = next(self.windows(), None)
+        if window is None:
+            return 0
+        first, second = self._shape_of_window
+        return len(window.blocks) * -(-self.axes[1].tiles // first) * -(-self.axes[3].tiles // second)
+
+    @property
+    def _has_many_groups(self) -> bool:
+        """Whether a window has."""
+        window = next(self.windows(), None)
+        return window is not None and prod(b - a for a, b in self.box(window.box)[1::2]) > _FEW
 
     @property
     def fan_in(self) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gncli import kernel
 from gncli.errors import NonFiniteError
-from gncli.groupnorm import normalize
+from gncli.groupnorm import normalize, normalize_at_once
 from gncli.layout import Box, Geometry, Run, flat_geometry
 from gncli.measure import Left, Scratch, arithmetic, measure, measure_lines
 from gncli.moments import Cascade, Moments, alone, join, merge, pool, stack
@@ -221,9 +221,8 @@ class Normalizer(Reader):
             return None
         form = form_of(self.plan.geometry, data.shape)
         moments = measure_lines(form, data, out)
-        if moments is not None:
-            normalize(self.norm, form, origin, data, out, moments, self.desk.scratch, left=Left.PLAIN)
-        return moments
+        done = moments is not None and normalize_at_once(self.norm, form, origin, data, out, moments)
+        return moments if done else None
 
     def _room(self, data: NDArray[Any]) -> NDArray[Any]:
         """Where the block's values may go: into the buffer they were read to, if they take as much."""

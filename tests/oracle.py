@@ -193,3 +193,9 @@ def moments_gold(x: NDArray[Any]) -> tuple[Fraction, Fraction]:
     total, squares = int(values.sum()), int((values * values).sum())
     n = values.size
     return Fraction(total, n) * unit, Fraction(n * squares - total * total, n * n) * unit * unit
+
+
+def score_gold(group: NDArray[Any], value: float, eps: float) -> Fraction:
+    """(value - mean) / sqrt(var + eps), of the group's mean and variance."""
+    mean, variance = moments_gold(group)
+    return (Fraction(value) - mean) / _root(variance + Fraction(eps))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from arrays import Array, normal, rng, with_outliers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import EXTENDED, group_norm_exact, group_norm_gold, rounded, ulp_distance
+from oracle import EXTENDED, group_norm_exact, group_norm_gold, rounded, score_gold, to_rows, ulp_distance
 
 from gncli import group_norm
 
@@ -251,6 +253,56 @@ def test_two_elements_that_beta_cancels() -> None:
     x = normal(500, 2, 1, std=10)
     y = assert_rounded(x, 1, 0.0, beta=1.0)
     assert np.array_equal(np.unique(y), [0, 2])
+
+
+@pytest.mark.parametrize("bits", [26, 30, 36, 44])
+@pytest.mark.parametrize(
+    ("layout", "shape", "groups"),
+    [
+        ("NCL", (2, 8, 4096), 4),  # a tile of several cells, each mended on its own
+        ("NLC", (2, 4096, 8), 4),
+        ("CLN", (8, 2048, 4), 2),
+        ("NCL", (1, 2, 100_000), 1),
+        ("NLC", (1, 100_000, 2), 1),
+        ("NC", (1, 200_000), 1),
+        ("NCL", (1, 3, 150_000), 1),  # a group of several tiles
+    ],
+)
+def test_what_beta_cancels_in_large_groups(
+    layout: str, shape: tuple[int, ...], groups: int, bits: int
+) -> None:
+    """The first value of the first sample's last group, but for what so many bits leave of it."""
+    x = normal(*shape, mean=3)
+    rows = to_rows(x, groups, layout, "contiguous")
+    value = float(rows[0, -1, 0, 0])
+    beta = -float(score_gold(rows[0, -1], value, 1e-5)) * (1 + 2.0**-bits)
+    y = to_rows(group_norm(x, groups, layout=layout, beta=beta), groups, layout, "contiguous")
+    exact = score_gold(rows[0, -1], value, 1e-5) + Fraction(beta)
+    assert ulp_distance(y[0, -1, 0, :1], rounded(np.array([exact], object), "f4")).max() <= 1
+
+
+def test_a_beta_of_nan_is_for_its_own_channel() -> None:
+    """Also where the beta of another cancels a value."""
+    x = normal(1, 8, 4096)
+    beta = np.full(8, -float(score_gold(x[0, 4:], float(x[0, 5, 0]), 1e-5)) * (1 + 2.0**-40))
+    for other in (np.nan, np.inf):
+        y = group_norm(x, 2, beta=np.where(np.arange(8) == 0, other, beta))
+        assert np.array_equal(y[:, 1:], group_norm(x, 2, beta=beta)[:, 1:])
+        assert np.array_equal(y[0, 0], np.full(4096, other, "f4"), equal_nan=True)
+
+
+@pytest.mark.parametrize("gamma", [None, np.nan])
+def test_large_groups_that_have_no_answer(gamma: float | None) -> None:
+    """Of more elements than a tile, without statistics."""
+    x = np.ones((4, 8, 65536), "f4")
+    x[1] = normal(8, 65536)
+    with warnings.catch_warnings(action="ignore"):
+        y = group_norm(x, 2, 0.0, gamma=gamma)
+    assert np.isnan(y[[0, 2, 3]]).all()
+    if gamma is None:
+        assert np.array_equal(y[1], group_norm(x[1:2], 2, 0.0)[0])
+    else:
+        assert np.isnan(y).all()
 
 
 @needs_extended

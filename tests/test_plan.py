@@ -271,3 +271,24 @@ def test_moments_of_many_groups_come_one_block_at_a_time() -> None:
     cut = plan(geometry((10**6, 64), "NC", 32), 4, 4, 1 << 26, 2)
     assert list(islice(cut.lots(handed_back=True), 3)) == [1, 1, 1]
     assert list(islice(cut.lots(handed_back=False), 3)) == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((16, 8, 2**19), 1), ((4096, 8, 1024), 1), ((500, 32, 784), 32)]
+)
+@pytest.mark.parametrize("megabytes", [8, 1024])
+@pytest.mark.parametrize("together", [4, 32])
+def test_lots_of_what_there_is_leave_nobody_idle(
+    shape: tuple[int, ...], groups: int, megabytes: int, together: int
+) -> None:
+    """Whether a block is a tile or a group of many."""
+    cut = plan(geometry(shape, "NCL", groups), 4, 4, megabytes << 20, 8, together)
+    blocks = sum(len(window.blocks) for window in cut.windows())
+    assert next(iter(cut.lots(handed_back=False))) == max(1, min(together, blocks // (2 * cut.jobs)))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 3), (2, 4, 0)])
+@pytest.mark.parametrize("handed_back", [False, True])
+def test_lots_of_nothing(shape: tuple[int, ...], handed_back: bool) -> None:
+    cut = plan(geometry(shape, "NCL", 2), 4, 4, 1 << 24, 2)
+    assert next(iter(cut.lots(handed_back=handed_back))) == 1
