@@ -241,7 +241,7 @@ def _apply_twofold(
 ) -> None:
     """In pairs.
 
-    part·head is exact; all else is below 2**-14 of it, but for beta, whose sum with it is kept exact.
+    part·head is exact; all else is below 2**-24 of it, but for beta, whose sum with it is kept exact.
     """
     high, low = scale_of(norm, form, moments)
     scale: Pair = (form.spread(high), form.spread(low))
@@ -249,7 +249,7 @@ def _apply_twofold(
         scale = dd.multiply(scale, (gamma, 0.0))
     work, part = form.view(scratch.work), form.view(scratch.part)
     if left != Left.PAIRS:
-        work, part = deviations(form, source, scratch, moments)
+        work, part, _ = deviations(form, source, scratch, moments)
     spare = form.view(scratch.spare)
     head, tail = dd.halves(scale[0])
     np.multiply(part, form.lay(tail + scale[1]), out=spare)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from gncli.tile import Form
 
 # An anchor cuts what is added to and taken from it at 2**-53 of itself.
 _SUM_ANCHOR = 1.5 * 2.0**26  # of the largest value: 28 bits above the cut, and room for 2**25 of them
-_PART_ANCHOR = 1.5 * 2.0**35  # of the largest deviation: 17 bits, so that squares of a tile add up exactly
+_PART_ANCHOR = 1.5 * 2.0**27  # of the largest deviation: 26 bits, whose products with as many are exact
+_SQUARE_ANCHOR = 1.5 * 2.0**35  # of the same: 17 bits, so that the squares of a tile add up exactly
 _PIVOT = 2.0**18  # cuts 18 bits off a mean: times a tile's 2**18 elements, it is exact
 _EXACT = 2**53  # integers beyond it do not fit float64
 _LOW_BITS = 2047
@@ -34,13 +36,18 @@ HUGE, TINY, UNIT = 2.0**400, 2.0**-400, 2.0**600  # where squares need another u
 
 
 class Scratch:
-    """Three reused float64 buffers of one tile each, no larger than the caches."""
+    """Reused float64 buffers of one tile each, no larger than the caches."""
 
     def __init__(self, size: int) -> None:
         # glibc hands the memory of every tile's arrays back, and takes it anew page by page, until it has
         # seen a larger array come and go.
         np.empty(_ARENA, np.uint8)
         self.work, self.part, self.spare = (np.empty(size) for _ in range(3))
+
+    @cached_property
+    def extra(self) -> Floats:
+        """One more, where pairs are measured."""
+        return np.empty_like(self.work)
 
 
 @contextmanager
@@ -225,18 +232,23 @@ def _measure_any(form: Form, tile: NDArray[Any], work: Floats, scratch: Scratch,
 def _measure_twofold(
     form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments
 ) -> tuple[Moments, Left]:
-    work, part = deviations(form, tile, scratch, moments)
+    work, part, reach = deviations(form, tile, scratch, moments)
     left = Left.PAIRS
     if form.any(moments.finite < form.count):
         left = Left.NOTHING
         gone = ~np.isfinite(work)
         work[gone] = part[gone] = 0.0
-    spare = form.view(scratch.spare)
-    np.add(part, part, out=spare)
-    np.add(spare, work, out=spare)
-    np.multiply(spare, work, out=spare)  # (2·part + work)·work, the square less part²
-    small = form.total(spare)
-    high, low = dd.two_sum(form.dot(part, part, scratch.spare), small)
+    upper, rest = form.view(scratch.spare), form.view(scratch.extra)
+    anchor = form.lay_cells(reach * _SQUARE_ANCHOR)
+    np.add(part, anchor, out=upper)
+    np.subtract(upper, anchor, out=upper)
+    squares = form.dot(upper, upper, scratch.extra)
+    np.subtract(part, upper, out=rest)
+    np.add(rest, work, out=rest)
+    np.add(upper, upper, out=upper)
+    np.add(upper, rest, out=upper)
+    np.multiply(upper, rest, out=upper)  # (2·upper + rest)·rest, the square less upper²
+    high, low = dd.two_sum(squares, form.total(upper))
     some = moments.finite > 0
     return moments._replace(m2=(form.where(some, high, 0.0), form.where(some, low, 0.0))), left
 
@@ -259,8 +271,10 @@ def _load(form: Form, tile: NDArray[Any], scratch: Scratch) -> tuple[Floats, Flo
     return form.load(tile, scratch.work), None, None
 
 
-def deviations(form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments) -> tuple[Floats, Floats]:
-    """x - mean as lower part and upper part; the upper one is exact, and of few bits."""
+def deviations(
+    form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments
+) -> tuple[Floats, Floats, Number]:
+    """x - mean as lower part and upper part, which is exact and of few bits; each cell's largest."""
     work, low, base = _load(form, tile, scratch)
     part = form.view(scratch.part)
     mean, unit = moments.mean, moments.unit
@@ -281,4 +295,4 @@ def deviations(form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moment
     pivot = (mean[0] + cut) - cut
     np.subtract(part, form.lay_cells(pivot), out=part)
     np.subtract(work, form.lay_cells((mean[0] - pivot) + mean[1]), out=work)
-    return work, part
+    return work, part, reach

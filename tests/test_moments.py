@@ -293,7 +293,7 @@ def test_measure(make: Any, form: Form, twofold: bool) -> None:
         assert np.array_equal(work, tile.astype("f8") - mean)
     if left == Left.PAIRS:
         with np.errstate(all="ignore"):
-            again = deviations(form, tile, Scratch(form.size), moments)
+            again = deviations(form, tile, Scratch(form.size), moments)[:2]
         for kept, right in zip((scratch.work, scratch.part), again, strict=True):
             assert np.array_equal(form.view(kept), right)
 
@@ -312,12 +312,12 @@ def assert_integers(found: Moments, cell: Array, tolerance: Fraction) -> None:
 @pytest.mark.parametrize("name", ["N(0,1)", "mean/std 1e5", "float64", "int64", "int64 about 2**60", "1e200"])
 @pytest.mark.parametrize("form", forms().values(), ids=forms().keys())
 def test_deviations(form: Form, name: str) -> None:
-    """Upper and lower parts add up to x - mean, and the upper ones have squares that add up exactly."""
+    """Upper and lower parts add up to x - mean, and the upper ones have few bits; and the largest."""
     tile = DATA[name](prod(form.shape)).reshape(form.shape)
     scratch = Scratch(form.size)
     with np.errstate(all="ignore"):
         moments, _ = measure(form, tile, scratch, twofold=True)
-        work, part = deviations(form, tile, scratch, moments)
+        work, part, most = deviations(form, tile, scratch, moments)
     lower, upper = np.empty(form.shape), np.empty(form.shape)
     form.store(np.ravel(work), lower)
     form.store(np.ravel(part), upper)
@@ -332,6 +332,23 @@ def test_deviations(form: Form, name: str) -> None:
         for up, low, value in pairs:
             right = value * unit - mean
             assert abs(Fraction(up) + Fraction(low) - right) <= reach * MERGED + largest * Fraction(1, 2**95)
+            digits = abs(Fraction(up).numerator)
+            assert digits // max(digits & -digits, 1) < 2**27
+        found_reach = Fraction(float(np.reshape(most, form.cells)[i, j]))
+        assert abs(found_reach - reach) <= largest * Fraction(1, 2**50)
+
+
+@pytest.mark.parametrize("size", [2**14, 100_000, 2**18])
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+def test_squares_of_a_large_tile(size: int, mean: float) -> None:
+    """Of so many, a sum in float64 is good to 2**-53 or so."""
+    tile = normal(size, mean=mean)
+    gold = moments_gold(tile)[1] * size
+    for form in (Row((1, 1, 1, 1, size), size), Columns((1, 1, size // 32, 1, 32))):
+        with np.errstate(all="ignore"):
+            moments, _ = measure(form, tile.reshape(form.shape), Scratch(size), twofold=True)
+        m2 = moments.map(np.ravel).map(lambda values: values[0]).m2
+        assert abs(exact(m2) - gold) <= gold * Fraction(1, 2**66)
 
 
 def test_a_tile_of_a_larger_block() -> None:
