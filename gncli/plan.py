@@ -110,13 +110,15 @@ class Plan:
     together: int = LOT  # blocks that a worker may be given at a time
 
     def lots(self, blocks: int | None = None, *, handed_back: bool) -> Iterator[int]:
-        """How many blocks a worker is given at a time: several, lest it wait for each one; fewer towards the
-        end, lest all wait for the last.
+        """How many blocks a worker is given at a time: several of many, lest it wait for each one; fewer
+        towards the end, lest all wait for the last.
 
         `blocks`: how many there are, if not the whole tensor's. `handed_back`: the moments of their groups
         are, which of many groups take more than the blocks.
         """
-        most = 1 if handed_back and self._has_many_groups else self.together
+        most = min(self.together, self.geometry.size // (8 * BLOCK * self.tile * self.jobs))
+        if handed_back and self._has_many_groups:
+            most = 1
         left = self._blocks if blocks is None else blocks
         least = max(1, min(most // 8, left // (8 * self.jobs)))
         while True:
