@@ -97,13 +97,16 @@ def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = Fa
         else:
             total = _total(form, work, scratch, largest, None)
         mean = _settle(form, _divide(total, form.each, twofold), least, most)
-        np.subtract(work, form.lay_cells(mean[0]), out=work)
-        squares = form.about(form.dot(work, work, scratch.part), mean[1], form.each)
+        squares = mean  # with `twofold`, they are still to come
+        if not twofold:
+            np.subtract(work, form.lay_cells(mean[0]), out=work)
+            squares = form.about(form.dot(work, work, scratch.part), mean[1], form.each)
         moments = Moments(form.count, mean, squares, least, most, form.none, form.none, form.one)
         left = Left.DEVIATIONS
     else:
         moments, left = _measure_any(form, tile, work, scratch, twofold), Left.NOTHING
-    return _measure_twofold(form, tile, scratch, moments) if twofold else (moments, left)
+    loaded = left == Left.DEVIATIONS
+    return _measure_twofold(form, tile, scratch, moments, loaded=loaded) if twofold else (moments, left)
 
 
 def measure_lines(form: Form, *tiles: NDArray[Any]) -> Moments | None:
@@ -127,7 +130,9 @@ def _measure_swiftly(
     else:
         least, most, place, total = swift.survey(tile)
         mean = _settle(form, _divide(total, form.each, twofold), least, most)
-        m2 = form.about(swift.squares(tile, mean[0], scratch.work, scratch.part), mean[1], form.each)
+        m2 = mean  # with `twofold`, it is still to come
+        if not twofold:
+            m2 = form.about(swift.squares(tile, mean[0], scratch.work, scratch.part), mean[1], form.each)
         moments = _trusted(form, least, most, place, mean, m2)
     return moments and (moments, Left.DEVIATIONS if swift.centers else Left.PLAIN)
 
@@ -230,9 +235,9 @@ def _measure_any(form: Form, tile: NDArray[Any], work: Floats, scratch: Scratch,
 
 
 def _measure_twofold(
-    form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments
+    form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments, *, loaded: bool = False
 ) -> tuple[Moments, Left]:
-    work, part, reach = deviations(form, tile, scratch, moments)
+    work, part, reach = deviations(form, tile, scratch, moments, loaded=loaded)
     left = Left.PAIRS
     if form.any(moments.finite < form.count):
         left = Left.NOTHING
@@ -272,10 +277,13 @@ def _load(form: Form, tile: NDArray[Any], scratch: Scratch) -> tuple[Floats, Flo
 
 
 def deviations(
-    form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments
+    form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments, *, loaded: bool = False
 ) -> tuple[Floats, Floats, Number]:
-    """x - mean as lower part and upper part, which is exact and of few bits; each cell's largest."""
-    work, low, base = _load(form, tile, scratch)
+    """x - mean as lower part and upper part, which is exact and of few bits; each cell's largest.
+
+    `loaded`: the tile is in `scratch.work`, and float64 holds it.
+    """
+    work, low, base = (form.view(scratch.work), None, None) if loaded else _load(form, tile, scratch)
     part = form.view(scratch.part)
     mean, unit = moments.mean, moments.unit
     if form.any(unit != 1.0):
