@@ -29,6 +29,42 @@ _PAIR_NOISE = (
 )  # of beta: nothing below it is known, in a sum of pairs whose variance is good to 2**-70
 
 
+class _Tile(NamedTuple):
+    """What is done to a tile, or to a part of one: arrays of five axes each, moments of its cells' groups.
+
+    `gamma` and `beta` are of the channels, to broadcast as `channels` says. `left`: as `normalize` says.
+    """
+
+    norm: Norm
+    form: Form
+    source: NDArray[Any]
+    sink: NDArray[Any]
+    moments: Moments
+    gamma: Floats | None
+    beta: Floats | None
+    left: Left | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all values are finite."""
+        return bool(self.left) or bool(self.form.all(self.moments.finite == self.moments.size))
+
+    def line(self) -> tuple[Any, Any]:
+        """The scale and the shift of (x - mean)·scale + shift, whose mean is the upper part."""
+        plain = self.left in (Left.PLAIN, Left.DEVIATIONS)
+        scale = self.form.spread(scale_of(self.norm, self.form, self.moments, plain)[0])
+        if self.gamma is not None:
+            scale = scale * self.gamma
+        shift = -(self.form.spread(self.moments.mean[1]) * scale)
+        return scale, shift if self.beta is None else shift + self.beta
+
+    def swift(self, *, defined: bool) -> kernel.Runs | None:
+        """The compiled passes that may do it, if there are any."""
+        if not defined or not (self.left or self.form.all(self.moments.unit == 1.0)):
+            return None
+        return kernel.swift_to(self.form, self.source, self.sink)
+
+
 def normalize(
     norm: Norm,
     form: Form,
@@ -44,26 +80,30 @@ def normalize(
 
     `left`: by `measure` of this very tile, where these are its moments; not where groups have several.
     """
-    gamma, beta = _affine(norm, form, box)
-    apply = _apply_twofold if norm.twofold else _apply
-    apply(norm, form, source, sink, moments, gamma, beta, scratch, left)
+    tile = _Tile(norm, form, source, sink, moments, *_affine(norm, form, box), left)
+    if norm.twofold:
+        _apply_twofold(tile, scratch)
+    else:
+        _apply(tile, scratch)
 
 
 def normalize_at_once(
     norm: Norm, form: Form, box: Box, source: NDArray[Any], sink: NDArray[Any], moments: Moments
 ) -> bool:
-    """As `normalize`, of a tile of any size, from its PLAIN moments: where one compiled pass does it all."""
-    gamma, beta = _affine(norm, form, box)
-    swift = kernel.swift_to(form, source, sink)
-    scale, shift = _line(norm, form, moments, gamma, beta, Left.PLAIN)
-    if swift is None or norm.twofold or beta is not None or not np.isfinite(shift).all():
-        return False
-    swift.apply(source, moments.mean[0], scale, shift, sink)
-    return True
+    """As `normalize`, of a tile of any size, from its PLAIN moments: if one compiled pass does it all.
+
+    Not where a float64 result is asked for, nor with beta.
+    """
+    tile = _Tile(norm, form, source, sink, moments, *_affine(norm, form, box), Left.PLAIN)
+    scale, shift = tile.line()
+    swift = tile.swift(defined=bool(np.isfinite(shift).all()))
+    if swift:
+        swift.apply(source, moments.mean[0], scale, shift, sink)
+    return swift is not None
 
 
 def _affine(norm: Norm, form: Form, box: Box) -> tuple[Floats | None, Floats | None]:
-    """gamma and beta of the channels, to broadcast as `channels` says."""
+    """gamma and beta of the box's channels."""
     if norm.gamma is None and norm.beta is None:
         return None, None
     numbers = channels(norm.geometry, form, box)
@@ -71,73 +111,36 @@ def _affine(norm: Norm, form: Form, box: Box) -> tuple[Floats | None, Floats | N
     return gamma, beta
 
 
-def _apply(
-    norm: Norm,
-    form: Form,
-    source: NDArray[Any],
-    sink: NDArray[Any],
-    moments: Moments,
-    gamma: Floats | None,
-    beta: Floats | None,
-    scratch: Scratch,
-    left: Left | None,
-) -> None:
+def _apply(tile: _Tile, scratch: Scratch) -> None:
     """In float64."""
-    mean = moments.mean[0]
-    scale, shift = _line(norm, form, moments, gamma, beta, left)
-    whole = bool(left) or form.all(moments.finite == moments.size)
-    defined = bool(whole and np.isfinite(shift).all())  # which no shift is whose scale is not
-    swift = None
-    if defined and (left or form.all(moments.unit == 1.0)):
-        swift = kernel.swift_to(form, source, sink)
-    if not swift:
-        _evaluate(form, source, moments, scale, shift, scratch, left=left)
+    form, source, sink, mean = tile.form, tile.source, tile.sink, tile.moments.mean[0]
+    scale, shift = tile.line()
+    defined = bool(tile.whole and np.isfinite(shift).all())  # which no shift is whose scale is not
+    swift = tile.swift(defined=defined)
     short = 0.0
-    if beta is not None:
-        short = float(np.abs(beta[np.isfinite(beta)]).max(initial=0.0)) * _CANCELLED
-    parts: list[_Part] = []
-    if short:
-        if swift:
-            near = swift.near(source, mean, scale, shift, short)
-        else:
-            magnitude = np.abs(form.view(scratch.work), out=form.view(scratch.part))
-            near = form.reduce(np.fmin, magnitude) < short
-        parts = _parts(form, near)
+    if tile.beta is not None:
+        short = float(np.abs(tile.beta[np.isfinite(tile.beta)]).max(initial=0.0)) * _CANCELLED
+    near: Any = False
+    if swift:
+        near = short and swift.near(source, mean, scale, shift, short)
+    else:
+        work = _evaluate(tile, scale, shift, scratch)
+        near = short and form.reduce(np.fmin, np.abs(work, out=form.view(scratch.part))) < short
+    parts = _parts(form, near)
     kept = [part.of(source).copy() for part in parts]  # the sink may be where the source is
     if swift:
         swift.apply(source, mean, scale, shift, sink)
     else:
         _store(form, scratch.work, sink, defined=defined)
     for part, values in zip(parts, kept, strict=True):
-        _mend(norm, part, values, sink, moments, gamma, beta, short, scratch, left)
+        _mend(part.cut(tile, values), short, scratch)
 
 
-def _line(
-    norm: Norm, form: Form, moments: Moments, gamma: Floats | None, beta: Floats | None, left: Left | None
-) -> tuple[Any, Any]:
-    """The scale and the shift of (x - mean)·scale + shift, whose mean is the upper part."""
-    plain = left in (Left.PLAIN, Left.DEVIATIONS)
-    scale = form.spread(scale_of(norm, form, moments, plain)[0])
-    if gamma is not None:
-        scale = scale * gamma
-    shift = -(form.spread(moments.mean[1]) * scale)
-    return scale, shift if beta is None else shift + beta
-
-
-def _evaluate(
-    form: Form,
-    source: NDArray[Any],
-    moments: Moments,
-    scale: Any,
-    shift: Any,
-    scratch: Scratch,
-    *,
-    left: Left | None = None,
-) -> Floats:
+def _evaluate(tile: _Tile, scale: Any, shift: Any, scratch: Scratch) -> Floats:
     """(source - mean)·scale + shift, in `scratch.work`."""
-    work = form.view(scratch.work)
-    if left != Left.DEVIATIONS:
-        work = form.load(source, scratch.work)
+    form, moments, work = tile.form, tile.moments, tile.form.view(scratch.work)
+    if tile.left != Left.DEVIATIONS:
+        work = form.load(tile.source, scratch.work)
         if form.any(moments.unit != 1.0):
             np.multiply(work, form.lay_cells(moments.unit), out=work)
         np.subtract(work, form.lay_cells(moments.mean[0]), out=work)
@@ -157,15 +160,14 @@ def _store(form: Form, work: Floats, sink: NDArray[Any], *, defined: bool) -> No
 class _Part(NamedTuple):
     """Of a tile, one cell or all."""
 
-    tile: Form
+    cells: tuple[int, int]  # of the tile
     form: Form
     first: slice
     second: slice
 
     def pick(self, values: Any) -> Any:
         """Of what each cell has one of."""
-        cells = np.reshape(values, self.tile.cells)
-        return self.form.pick(cells[self.first, self.second])
+        return self.form.pick(np.reshape(values, self.cells)[self.first, self.second])
 
     def of(self, values: NDArray[Any]) -> NDArray[Any]:
         """Of what broadcasts to the tile, a view."""
@@ -173,43 +175,42 @@ class _Part(NamedTuple):
         first, second = (at if values.shape[axis] > 1 else slice(None) for axis, at in along)
         return values[:, first, :, second]
 
+    def cut(self, tile: _Tile, source: NDArray[Any]) -> _Tile:
+        """The tile's part, as a tile; its `source`, which may be overwritten, was kept."""
+        return tile._replace(
+            form=self.form,
+            source=source,
+            sink=self.of(tile.sink),
+            moments=tile.moments.map(self.pick),
+            gamma=None if tile.gamma is None else self.of(tile.gamma),
+            beta=None if tile.beta is None else self.of(tile.beta),
+            left=Left.PLAIN if tile.left == Left.DEVIATIONS else tile.left,  # which are the whole tile's
+        )
+
 
 def _parts(form: Form, near: Any) -> list[_Part]:
     """What is mended together, where the cells `near` may need it: whatever the others hold."""
     if not np.any(near):
         return []
     if form.each < _LARGE_CELL:
-        return [_Part(form, form, slice(None), slice(None))]
+        return [_Part(form.cells, form, slice(None), slice(None))]
     return [
-        _Part(form, form.of_cell(), slice(a, a + 1), slice(b, b + 1))
+        _Part(form.cells, form.of_cell(), slice(a, a + 1), slice(b, b + 1))
         for a, b in np.argwhere(np.reshape(near, form.cells))
     ]
 
 
-def _mend(
-    norm: Norm,
-    part: _Part,
-    source: NDArray[Any],
-    sink: NDArray[Any],
-    moments: Moments,
-    gamma: Floats | None,
-    beta: Floats | None,
-    short: float,
-    scratch: Scratch,
-    left: Left | None,
-) -> None:
+def _mend(part: _Tile, short: float, scratch: Scratch) -> None:
     """Compute anew, in pairs, what is so small beside beta that float64 may miss it by a float32 ulp.
 
-    `source` is of the part, all else of its tile. With what was `left`, the moments are those of this tile
-    alone, which are not good enough, and are taken again.
+    With what was `left`, the moments are those of the tile alone, which are not good enough: taken again.
     """
-    form, moments = part.form, moments.map(part.pick)
-    gamma, beta = (None if values is None else part.of(values) for values in (gamma, beta))
-    result = _evaluate(form, source, moments, *_line(norm, form, moments, gamma, beta, left), scratch).copy()
+    form, source, moments = part.form, part.source, part.moments
+    result = _evaluate(part, *part.line(), scratch).copy()
     lost = np.abs(result) < short
     if not lost.any():
         return
-    if left is not None:
+    if part.left is not None:
         moments, _ = measure(form, source, scratch, twofold=True)
 
     def picked(values: Any) -> Any:
@@ -217,39 +218,30 @@ def _mend(
 
     values = form.load(source, scratch.work)[lost] * picked(form.spread(moments.unit))
     mean = (picked(form.spread(moments.mean[0])), picked(form.spread(moments.mean[1])))
-    high, low = scale_of(replace(norm, twofold=True), form, moments)
+    high, low = scale_of(replace(part.norm, twofold=True), form, moments)
     scale = (picked(form.spread(high)), picked(form.spread(low)))
-    if gamma is not None:
-        scale = dd.multiply(scale, (picked(gamma), 0.0))
-    shift = picked(beta)
+    if part.gamma is not None:
+        scale = dd.multiply(scale, (picked(part.gamma), 0.0))
+    shift = picked(part.beta)
     exact = dd.add(dd.multiply(dd.subtract((values, 0.0), mean), scale), (shift, 0.0))[0]
     exact[np.abs(exact) < np.abs(shift) * _PAIR_NOISE] = 0.0
     result[lost] = exact
-    _store(form, result.reshape(-1), part.of(sink), defined=False)
+    _store(form, result.reshape(-1), part.sink, defined=False)
 
 
-def _apply_twofold(
-    norm: Norm,
-    form: Form,
-    source: NDArray[Any],
-    sink: NDArray[Any],
-    moments: Moments,
-    gamma: Floats | None,
-    beta: Floats | None,
-    scratch: Scratch,
-    left: Left | None,
-) -> None:
+def _apply_twofold(tile: _Tile, scratch: Scratch) -> None:
     """In pairs.
 
     part·head is exact; all else is below 2**-24 of it, but for beta, whose sum with it is kept exact.
     """
-    high, low = scale_of(norm, form, moments)
+    form, beta = tile.form, tile.beta
+    high, low = scale_of(tile.norm, form, tile.moments)
     scale: Pair = (form.spread(high), form.spread(low))
-    if gamma is not None:
-        scale = dd.multiply(scale, (gamma, 0.0))
+    if tile.gamma is not None:
+        scale = dd.multiply(scale, (tile.gamma, 0.0))
     work, part = form.view(scratch.work), form.view(scratch.part)
-    if left != Left.PAIRS:
-        work, part, _ = deviations(form, source, scratch, moments)
+    if tile.left != Left.PAIRS:
+        work, part, _ = deviations(form, tile.source, scratch, tile.moments)
     spare = form.view(scratch.spare)
     head, tail = dd.halves(scale[0])
     np.multiply(part, form.lay(tail + scale[1]), out=spare)
@@ -260,10 +252,9 @@ def _apply_twofold(
         part, lost = dd.two_sum(part, form.lay(beta))
         np.add(work, lost, out=work)
     np.add(work, part, out=work)
-    whole = bool(left) or form.all(moments.finite == moments.size)
-    if not whole:
-        values = form.load(source, scratch.spare)
+    if not tile.whole:
+        values = form.load(tile.source, scratch.spare)
         gone = ~np.isfinite(values)
         work[gone] = (values * form.lay(scale[0]))[gone]
-    defined = whole and np.isfinite(scale[0]).all() and (beta is None or np.isfinite(beta).all())
-    _store(form, scratch.work, sink, defined=bool(defined))
+    defined = tile.whole and np.isfinite(scale[0]).all() and (beta is None or np.isfinite(beta).all())
+    _store(form, scratch.work, tile.sink, defined=bool(defined))

@@ -128,17 +128,16 @@ class Plan:
 
     @cached_property
     def _blocks(self) -> int:
-        """How many there are, or a few more. Of all windows, the first is the largest."""
-        window = next(self.windows(), None)
-        if window is None:
+        """How many there are, or a few more."""
+        if self._largest is None:
             return 0
         first, second = self._shape_of_window
-        return len(window.blocks) * -(-self.axes[1].tiles // first) * -(-self.axes[3].tiles // second)
+        return len(self._largest.blocks) * -(-self.axes[1].tiles // first) * -(-self.axes[3].tiles // second)
 
     @property
     def _has_many_groups(self) -> bool:
         """Whether a window has."""
-        window = next(self.windows(), None)
+        window = self._largest
         return window is not None and prod(b - a for a, b in self.box(window.box)[1::2]) > _FEW
 
     @property
@@ -164,15 +163,19 @@ class Plan:
                 yield Window(whole, Blocks(whole, self._steps(whole)))
 
     @cached_property
+    def _largest(self) -> Window | None:
+        """Of all windows, the first."""
+        return next(self.windows(), None)
+
+    @cached_property
     def one_pass(self) -> bool:
-        """Whether a block holds its groups whole. Of all windows, the first is the largest."""
-        window = next(self.windows(), None)
-        return window is None or len(window.blocks) == 1
+        """Whether a block holds its groups whole."""
+        return self._largest is None or len(self._largest.blocks) == 1
 
     @cached_property
     def in_order(self) -> bool:
         """Whether the blocks, as they come, are the stored elements as they come."""
-        window = next(self.windows(), None)
+        window = self._largest
         if window is None:
             return True
         dims = self.geometry.dims

@@ -275,10 +275,11 @@ def test_what_beta_cancels_in_large_groups(
     x = normal(*shape, mean=3)
     rows = to_rows(x, groups, layout, "contiguous")
     value = float(rows[0, -1, 0, 0])
-    beta = -float(score_gold(rows[0, -1], value, 1e-5)) * (1 + 2.0**-bits)
+    score = score_gold(rows[0, -1], value, 1e-5)
+    beta = -float(score) * (1 + 2.0**-bits)
     y = to_rows(group_norm(x, groups, layout=layout, beta=beta), groups, layout, "contiguous")
-    exact = score_gold(rows[0, -1], value, 1e-5) + Fraction(beta)
-    assert ulp_distance(y[0, -1, 0, :1], rounded(np.array([exact], object), "f4")).max() <= 1
+    exact = rounded(np.array([score + Fraction(beta)], object), "f4")
+    assert ulp_distance(y[0, -1, 0, :1], exact).max() <= 1
 
 
 def test_a_beta_of_nan_is_for_its_own_channel() -> None:
