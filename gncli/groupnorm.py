@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli import doubledouble as dd
-from gncli import kernel
+from gncli import kernel, pairs
 from gncli.doubledouble import Pair
 from gncli.layout import Box
 from gncli.measure import Left, Scratch, deviations, measure
@@ -242,19 +242,15 @@ def _apply_twofold(tile: _Tile, scratch: Scratch) -> None:
     work, part = form.view(scratch.work), form.view(scratch.part)
     if tile.left != Left.PAIRS:
         work, part, _ = deviations(form, tile.source, scratch, tile.moments)
-    spare = form.view(scratch.spare)
-    head, tail = dd.halves(scale[0])
-    np.multiply(part, form.lay(tail + scale[1]), out=spare)
-    np.multiply(work, form.lay(scale[0]), out=work)
-    np.add(work, spare, out=work)
-    np.multiply(part, form.lay(head), out=part)
-    if beta is not None:
-        part, lost = dd.two_sum(part, form.lay(beta))
-        np.add(work, lost, out=work)
-    np.add(work, part, out=work)
-    if not tile.whole:
-        values = form.load(tile.source, scratch.spare)
-        gone = ~np.isfinite(values)
-        work[gone] = (values * form.lay(scale[0]))[gone]
+    high, tail = dd.halves(scale[0])
+    by, head, rest = map(form.lay, (scale[0], high, tail + scale[1]))
     defined = tile.whole and np.isfinite(scale[0]).all() and (beta is None or np.isfinite(beta).all())
-    _store(form, scratch.work, tile.sink, defined=bool(defined))
+    own = form.own(tile.sink) if defined else None
+    out = form.view(scratch.spare) if own is None else own
+    pairs.scale(part, work, by, head, rest, None if beta is None else form.lay(beta), out)
+    if not tile.whole:
+        values = form.load(tile.source, scratch.work)
+        gone = ~np.isfinite(values)
+        out[gone] = (values * form.lay(scale[0]))[gone]
+    if own is None:
+        _store(form, scratch.spare, tile.sink, defined=bool(defined))

@@ -39,7 +39,7 @@
 #endif
 
 enum {
-    VERSION = 5,  /* gncli.kernel asks for it */
+    VERSION = 6,  /* gncli.kernel asks for it */
     DEPTH = 8,    /* values that are added up before their sum goes to a pair, if that is exact */
     WIDTH = 32,   /* lanes that a row is laid in: they fit the registers */
     STRIP = 256,  /* columns at a time: they fit the first cache */
@@ -560,6 +560,99 @@ FAST static void near(char **args, const n_t *dims, const n_t *steps, void *Py_U
     }
 }
 
+/* Steps in two parts, as gncli/pairs.py has them. Operand k of element i: */
+INLINE double in(char **args, const n_t *steps, int k, n_t i) {
+    return *(const double *)(args[k] + i * steps[k]);
+}
+
+INLINE void out(char **args, const n_t *steps, int k, n_t i, double value) {
+    *(double *)(args[k] + i * steps[k]) = value;
+}
+
+/* A pass of `name##_line`, which is compiled for operands that are all contiguous, and for some of them
+   being one for all, whose steps are 0 in what is given. */
+#define PAIRED(name, operands, ...)                                                                     \
+    FAST static void name(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {         \
+        static const n_t one[operands] = {__VA_ARGS__}, each[] = {8, 8, 8, 8, 8, 8, 8};                    \
+        if (memcmp(steps, one, sizeof one) == 0)                                                           \
+            name##_line(args, dims[0], one);                                                               \
+        else if (memcmp(steps, each, sizeof one) == 0)                                                     \
+            name##_line(args, dims[0], each);                                                              \
+        else                                                                                               \
+            name##_line(args, dims[0], steps);                                                             \
+    }
+
+static const char pairs_types[] = {NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE,
+                                   NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
+
+INLINE double cut_off(double x, double anchor) {
+    return (x + anchor) - anchor;
+}
+
+/* x, anchor -> upper, lower */
+INLINE void cut_line(char **args, n_t count, const n_t *steps) {
+    SIDE_BY_SIDE
+    for (n_t i = 0; i < count; i++) {
+        double x = in(args, steps, 0, i), upper = cut_off(x, in(args, steps, 1, i));
+        out(args, steps, 2, i, upper);
+        out(args, steps, 3, i, x - upper);
+    }
+}
+
+PAIRED(cut, 4, 8, 0, 8, 8)
+
+/* x, anchor, pivot, rest -> upper, lower */
+INLINE void center_line(char **args, n_t count, const n_t *steps) {
+    SIDE_BY_SIDE
+    for (n_t i = 0; i < count; i++) {
+        double x = in(args, steps, 0, i), upper = cut_off(x, in(args, steps, 1, i));
+        double pivot = in(args, steps, 2, i), rest = in(args, steps, 3, i);
+        out(args, steps, 4, i, upper - pivot);
+        out(args, steps, 5, i, (x - upper) - rest);
+    }
+}
+
+PAIRED(center, 6, 8, 0, 0, 0, 8, 8)
+
+/* upper, lower, anchor -> head, terms */
+INLINE void square_line(char **args, n_t count, const n_t *steps) {
+    SIDE_BY_SIDE
+    for (n_t i = 0; i < count; i++) {
+        double upper = in(args, steps, 0, i), lower = in(args, steps, 1, i);
+        double head = cut_off(upper, in(args, steps, 2, i)), rest = (upper - head) + lower;
+        out(args, steps, 3, i, head);
+        out(args, steps, 4, i, ((head + head) + rest) * rest);
+    }
+}
+
+PAIRED(square, 5, 8, 8, 0, 8, 8)
+
+/* upper, lower, scale, its head, its rest -> y */
+INLINE void scale_line(char **args, n_t count, const n_t *steps) {
+    SIDE_BY_SIDE
+    for (n_t i = 0; i < count; i++) {
+        double upper = in(args, steps, 0, i), lower = in(args, steps, 1, i);
+        double scale = in(args, steps, 2, i), head = in(args, steps, 3, i), rest = in(args, steps, 4, i);
+        out(args, steps, 5, i, (lower * scale + upper * rest) + upper * head);
+    }
+}
+
+PAIRED(scale, 6, 8, 8, 0, 0, 0, 8)
+
+/* upper, lower, scale, its head, its rest, shift -> y */
+INLINE void shift_line(char **args, n_t count, const n_t *steps) {
+    SIDE_BY_SIDE
+    for (n_t i = 0; i < count; i++) {
+        double upper = in(args, steps, 0, i), lower = in(args, steps, 1, i);
+        double scale = in(args, steps, 2, i), head = in(args, steps, 3, i), rest = in(args, steps, 4, i);
+        double sum = upper * head, lost = 0;
+        add(&sum, &lost, in(args, steps, 5, i));
+        out(args, steps, 6, i, ((lower * scale + upper * rest) + lost) + sum);
+    }
+}
+
+PAIRED(shift, 7, 8, 8, 0, 0, 0, 0, 8)
+
 typedef struct {
     const char *name, *signature;
     int cores; /* lengths in `dims` behind the number of rows */
@@ -588,6 +681,11 @@ static const Pass passes[] = {
     {"apply_sets", "(n),(),(n),(n)->(n)", 1, apply_sets, apply_types, 4, 1, "As `apply`, of many small sets."},
     {"near", "(n),(p),(q),(r),()->()", 1, near, near_types, 5, 1,
      "Whether some magnitude of what `apply` gives is below the bound, or may be. p, q and r are 1 or n."},
+    {"cut", NULL, 0, cut, pairs_types, 2, 2, "As in gncli/pairs.py."},
+    {"center", NULL, 0, center, pairs_types, 4, 2, "The same."},
+    {"square", NULL, 0, square, pairs_types, 3, 2, "The same."},
+    {"scale", NULL, 0, scale, pairs_types, 5, 1, "The same."},
+    {"shift", NULL, 0, shift, pairs_types, 6, 1, "The same."},
 };
 
 /* Whether this thread has the interpreter's lock. PyGILState_Check says that it has, whether or not it does,

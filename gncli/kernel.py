@@ -18,7 +18,7 @@ from gncli.doubledouble import Pair
 from gncli.dtypes import last_place
 from gncli.tile import Columns, Floats, Form, Rows, Short, widest
 
-_VERSION = 5  # of what kernel.c offers: an editable installation may hold an older one
+_VERSION = 6  # of what kernel.c offers: an editable installation may hold an older one
 
 
 def _load() -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli import doubledouble as dd
-from gncli import kernel
+from gncli import kernel, pairs
 from gncli.doubledouble import Number, Pair
 from gncli.dtypes import last_place
 from gncli.moments import Floats, Moments
@@ -81,32 +81,25 @@ def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = Fa
     """
     swift = _measure_swiftly(form, tile, scratch, twofold)
     if swift:
-        moments, left = swift
-        return _measure_twofold(form, tile, scratch, moments) if twofold else swift
-    work = form.load(tile, scratch.work)
-    least, most = form.extremes(tile, work)
+        return _measure_twofold(form, tile, scratch, swift[0]) if twofold else swift
+    values = _values(form, tile, scratch)
+    least, most = form.extremes(tile, values)
     largest = form.larger(most, -least)
     top, bottom = form.span(largest)
-    if top < HUGE and (bottom > TINY or form.all((largest > TINY) | (largest == 0))):
-        if top > _EXACT and tile.dtype.itemsize == 8 and tile.dtype.kind in "iu":
-            return _measure_long(form, tile, scratch, least, most)
-        exact = _EXACT * _grain(tile, scratch) if form.folds else 0.0  # such sums need no rounding
-        count = next((f for f in form.folds if f * top <= exact), 0)
-        if count:
-            total = _folded_total(form, work, largest, count)
-        else:
-            total = _total(form, work, scratch, largest, None)
-        mean = _settle(form, _divide(total, form.each, twofold), least, most)
-        squares = mean  # with `twofold`, they are still to come
-        if not twofold:
-            np.subtract(work, form.lay_cells(mean[0]), out=work)
-            squares = form.about(form.dot(work, work, scratch.part), mean[1], form.each)
-        moments = Moments(form.count, mean, squares, least, most, form.none, form.none, form.one)
-        left = Left.DEVIATIONS
-    else:
-        moments, left = _measure_any(form, tile, work, scratch, twofold), Left.NOTHING
-    loaded = left == Left.DEVIATIONS
-    return _measure_twofold(form, tile, scratch, moments, loaded=loaded) if twofold else (moments, left)
+    if not (top < HUGE and (bottom > TINY or form.all((largest > TINY) | (largest == 0)))):
+        return _measure_any(form, tile, scratch, twofold)
+    if top > _EXACT and tile.dtype.itemsize == 8 and tile.dtype.kind in "iu":
+        return _measure_long(form, tile, scratch, least, most)
+    exact = _EXACT * _grain(tile, scratch) if form.folds else 0.0  # such sums need no rounding
+    count = next((f for f in form.folds if f * top <= exact), 0)
+    total = _folded_total(form, values, largest, count) if count else _total(form, values, scratch, largest)
+    mean = _settle(form, _divide(total, form.each, twofold), least, most)
+    moments = Moments(form.count, mean, mean, least, most, form.none, form.none, form.one)
+    if twofold:
+        return _measure_twofold(form, tile, scratch, moments, values)
+    work = np.subtract(values, form.lay_cells(mean[0]), out=form.view(scratch.work))
+    squares = form.about(form.dot(work, work, scratch.part), mean[1], form.each)
+    return moments._replace(m2=squares), Left.DEVIATIONS
 
 
 def measure_lines(form: Form, *tiles: NDArray[Any]) -> Moments | None:
@@ -149,30 +142,26 @@ def _measure_long(
     form: Form, tile: NDArray[Any], scratch: Scratch, least: Number, most: Number
 ) -> tuple[Moments, Left]:
     """Of 64-bit integers that float64 cannot hold."""
-    work, low, base = _load(form, tile, scratch)
-    mean = _divide(_total(form, work, scratch, 2.0**64 * form.one, low), form.each, True)
+    values, low, base = _load(form, tile, scratch)
+    mean = _divide(_total(form, values, scratch, 2.0**64 * form.one, low), form.each, True)
     if base is not None:
         mean = dd.add(base, mean)
     moments = Moments(form.count, mean, mean, least, most, form.none, form.none, form.one)
     return _measure_twofold(form, tile, scratch, moments)
 
 
-def _total(form: Form, work: Floats, scratch: Scratch, largest: Number, low: Floats | None) -> Pair:
-    part = form.view(scratch.part)
-    anchor = form.lay_cells(largest * _SUM_ANCHOR)
-    np.add(work, anchor, out=part)
-    np.subtract(part, anchor, out=part)
-    upper = form.total(part)
-    np.subtract(work, part, out=part)
+def _total(form: Form, values: Floats, scratch: Scratch, largest: Number, low: Floats | None = None) -> Pair:
+    """The sum of `values` and of what is `low`, in two parts."""
+    upper, rest = form.view(scratch.part), form.view(scratch.spare)
+    pairs.cut(values, form.lay_cells(largest * _SUM_ANCHOR), upper, rest)
     if low is not None:
-        np.add(part, low, out=part)
-        np.add(work, low, out=work)
-    return upper, form.total(part)
+        np.add(rest, low, out=rest)
+    return form.total(upper), form.total(rest)
 
 
-def _folded_total(form: Form, work: Floats, largest: Number, count: int) -> Pair:
+def _folded_total(form: Form, values: Floats, largest: Number, count: int) -> Pair:
     """As `_total`, where `count` values add up without rounding: only their sums are taken apart."""
-    sums = form.fold(work, count)
+    sums = form.fold(values, count)
     anchor = form.lay_folded(largest * (_SUM_ANCHOR * count))
     part = (sums + anchor) - anchor
     return form.total_folded(part), form.total_folded(sums - part)
@@ -214,8 +203,9 @@ def _settle(form: Form, mean: Pair, least: Number, most: Number) -> Pair:
     return form.where(same, -(0.0 - least), mean[0]), form.where(same, 0.0, mean[1])
 
 
-def _measure_any(form: Form, tile: NDArray[Any], work: Floats, scratch: Scratch, twofold: bool) -> Moments:
+def _measure_any(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool) -> tuple[Moments, Left]:
     """With NaN, infinity, or values whose squares leave float64's range."""
+    work = form.load(tile, scratch.work)
     finite = np.isfinite(work)
     kept = form.reduce(np.add, finite.astype(np.float64))
     nan = form.reduce(np.add, np.isnan(work).astype(np.float64))
@@ -225,41 +215,35 @@ def _measure_any(form: Form, tile: NDArray[Any], work: Floats, scratch: Scratch,
     largest = form.where(kept > 0, form.larger(most, -least), 0.0)
     unit = form.where(largest >= HUGE, 1 / UNIT, form.where((largest <= TINY) & (largest > 0), UNIT, 1.0))
     np.multiply(work, form.lay_cells(unit), out=work)
-    total = _total(form, work, scratch, largest * unit, None)
+    total = _total(form, work, scratch, largest * unit)
     mean = _divide(total, form.larger(kept, 1.0), twofold)
     mean = _settle(form, mean, least * unit, most * unit)
     np.subtract(work, form.lay_cells(mean[0]), out=work)
     work[~finite] = 0.0
     squares = form.about(form.dot(work, work, scratch.part), mean[1], kept)
-    return Moments(form.count, mean, squares, least, most, nan, form.count - kept - nan, unit)
+    moments = Moments(form.count, mean, squares, least, most, nan, form.count - kept - nan, unit)
+    return _measure_twofold(form, tile, scratch, moments) if twofold else (moments, Left.NOTHING)
 
 
 def _measure_twofold(
-    form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments, *, loaded: bool = False
+    form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments, values: Floats | None = None
 ) -> tuple[Moments, Left]:
-    work, part, reach = deviations(form, tile, scratch, moments, loaded=loaded)
+    work, part, reach = deviations(form, tile, scratch, moments, values)
     left = Left.PAIRS
     if form.any(moments.finite < form.count):
         left = Left.NOTHING
         gone = ~np.isfinite(work)
         work[gone] = part[gone] = 0.0
-    upper, rest = form.view(scratch.spare), form.view(scratch.extra)
-    anchor = form.lay_cells(reach * _SQUARE_ANCHOR)
-    np.add(part, anchor, out=upper)
-    np.subtract(upper, anchor, out=upper)
-    squares = form.dot(upper, upper, scratch.extra)
-    np.subtract(part, upper, out=rest)
-    np.add(rest, work, out=rest)
-    np.add(upper, upper, out=upper)
-    np.add(upper, rest, out=upper)
-    np.multiply(upper, rest, out=upper)  # (2·upper + rest)·rest, the square less upper²
-    high, low = dd.two_sum(squares, form.total(upper))
+    head, terms = form.view(scratch.spare), form.view(scratch.extra)
+    pairs.square(part, work, form.lay_cells(reach * _SQUARE_ANCHOR), head, terms)
+    rest = form.total(terms)
+    high, low = dd.two_sum(form.dot(head, head, scratch.extra), rest)
     some = moments.finite > 0
     return moments._replace(m2=(form.where(some, high, 0.0), form.where(some, low, 0.0))), left
 
 
 def _load(form: Form, tile: NDArray[Any], scratch: Scratch) -> tuple[Floats, Floats | None, Pair | None]:
-    """The tile in `scratch.work`; of 64-bit integers that float64 cannot hold, less their least, `base`.
+    """The tile as float64; of 64-bit integers that this cannot hold, less their least, `base`.
 
     If these still are too large, their lower bits come apart.
     """
@@ -273,34 +257,38 @@ def _load(form: Form, tile: NDArray[Any], scratch: Scratch) -> tuple[Floats, Flo
                 low = form.load(above & np.uint64(_LOW_BITS), np.empty(form.size))
                 above &= ~np.uint64(_LOW_BITS)
             return form.load(above, scratch.work), low, base
-    return form.load(tile, scratch.work), None, None
+    return _values(form, tile, scratch), None, None
+
+
+def _values(form: Form, tile: NDArray[Any], scratch: Scratch) -> Floats:
+    """The tile as float64: itself, or in `scratch.work`."""
+    own = form.own(tile)
+    return form.load(tile, scratch.work) if own is None else own
 
 
 def deviations(
-    form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments, *, loaded: bool = False
+    form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments, values: Floats | None = None
 ) -> tuple[Floats, Floats, Number]:
     """x - mean as lower part and upper part, which is exact and of few bits; each cell's largest.
 
-    `loaded`: the tile is in `scratch.work`, and float64 holds it.
+    `values`: the tile as float64, where it is there already.
     """
-    work, low, base = (form.view(scratch.work), None, None) if loaded else _load(form, tile, scratch)
-    part = form.view(scratch.part)
+    low, base = None, None
+    if values is None:
+        values, low, base = _load(form, tile, scratch)
+    work, part = form.view(scratch.work), form.view(scratch.part)
     mean, unit = moments.mean, moments.unit
     if form.any(unit != 1.0):
-        np.multiply(work, form.lay_cells(unit), out=work)
+        values = np.multiply(values, form.lay_cells(unit), out=work)
     least, most = moments.least * unit, moments.most * unit
     if base is not None:
         mean = dd.subtract(mean, base)
-        least, most = form.extremes(work, work)
+        least, most = form.extremes(values, values)
     reach = form.larger(most - mean[0], mean[0] - least)
     cut = form.larger(reach * _PART_ANCHOR, 4.0 * form.larger(most, -least))
-    anchor = form.lay_cells(cut)
-    np.add(work, anchor, out=part)
-    np.subtract(part, anchor, out=part)
-    np.subtract(work, part, out=work)
+    pivot = (mean[0] + cut) - cut
+    anchor, pivot, rest = map(form.lay_cells, (cut, pivot, (mean[0] - pivot) + mean[1]))
+    pairs.center(values, anchor, pivot, rest, part, work)
     if low is not None:
         np.add(work, low, out=work)
-    pivot = (mean[0] + cut) - cut
-    np.subtract(part, form.lay_cells(pivot), out=part)
-    np.subtract(work, form.lay_cells((mean[0] - pivot) + mean[1]), out=work)
     return work, part, reach

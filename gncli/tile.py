@@ -86,6 +86,11 @@ class Form:
         np.copyto(scratch[: self.size].reshape(self._permuted), tile.transpose(self.order))
         return self.view(scratch)
 
+    def own(self, tile: NDArray[Any]) -> Floats | None:
+        """The tile's elements in this form, where they are float64 and lie so; else None."""
+        lying = tile.transpose(self.order)
+        return self.view(lying.reshape(-1)) if tile.dtype == np.float64 and lying.flags.c_contiguous else None
+
     def store(self, scratch: Floats, tile: NDArray[Any]) -> None:
         """The scratch back to five axes, rounded once to the tile's dtype."""
         np.copyto(tile.transpose(self.order), scratch[: self.size].reshape(self._permuted), casting="unsafe")

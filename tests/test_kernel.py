@@ -97,9 +97,9 @@ def bits(values: Any) -> Any:
 
 
 @EXAMPLES
-@given(tiles(), st.booleans())
-def test_moments_are_those_of_numpy(case: tuple[Form, Array], twofold: bool) -> None:
-    form, tile = case
+@given(tiles(), st.sampled_from(["f4", "f8", ">f8"]), st.booleans())
+def test_moments_are_those_of_numpy(case: tuple[Form, Array], dtype: str, twofold: bool) -> None:
+    form, tile = case[0], case[1].astype(dtype, copy=dtype != "f4")
 
     def moments() -> Any:
         with arithmetic():
@@ -113,12 +113,14 @@ def test_moments_are_those_of_numpy(case: tuple[Form, Array], twofold: bool) -> 
 @given(
     tiles(),
     st.sampled_from(["", "gamma", "beta", "gamma, beta", "beta that cancels"]),
-    st.sampled_from(["in place", "float32", "float16"]),
+    st.sampled_from(["in place", "float32", "float16", "float64", "float64 in place"]),
     st.booleans(),
 )
 def test_values_are_those_of_numpy(case: tuple[Form, Array], affine: str, out: str, fresh: bool) -> None:
     """From moments just measured or known before, to another tile or to the same, whatever its dtype."""
     form, tile = case
+    if out == "float64 in place":
+        tile = tile.astype("f8")
     box = tuple((0, n) for n in form.shape)
     channels = form.shape[1] * form.shape[3] * 3
     view = geometry((form.shape[0], channels, 5), "NCL", channels // 3)
@@ -129,16 +131,16 @@ def test_values_are_those_of_numpy(case: tuple[Form, Array], affine: str, out: s
             beta = np.full(channels, (np.mean(group) - group[-1]) / np.sqrt(np.var(group) + 1e-5))
         if not np.isfinite(beta[0]):
             beta = np.zeros(channels)
-    norm = Norm(view, gamma=gamma, beta=beta)
+    norm = Norm(view, gamma=gamma, beta=beta, twofold="float64" in out)
 
     def values() -> bytes:
         source = tile.copy()
-        sink = source if out == "in place" else np.full_like(source, 7, np.dtype(out))
+        sink = source if "in place" in out else np.full_like(source, 7, np.dtype(out))
         scratch = Scratch(form.size)
         for each in (scratch.work, scratch.part, scratch.spare):
             each[:] = 12345  # what another tile may have left
         with arithmetic():
-            moments, left = measure(form, source, scratch)
+            moments, left = measure(form, source, scratch, norm.twofold)
             normalize(norm, form, box, source, sink, moments, scratch, left=left if fresh else None)
         return sink.tobytes()
 
@@ -148,6 +150,7 @@ def test_values_are_those_of_numpy(case: tuple[Form, Array], affine: str, out: s
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize(
     ("layout", "shape", "groups"),
     [
@@ -162,8 +165,10 @@ def test_values_are_those_of_numpy(case: tuple[Form, Array], affine: str, out: s
         ("NLC", (3, 20_001, 8), 4),
     ],
 )
-def test_whole_tensors(layout: str, shape: tuple[int, ...], groups: int, affine: bool, order: Any) -> None:
-    x = np.asarray(normal(*shape, mean=0.1, std=3), order=order)
+def test_whole_tensors(
+    layout: str, shape: tuple[int, ...], groups: int, dtype: str, affine: bool, order: Any
+) -> None:
+    x = np.asarray(normal(*shape, mean=0.1, std=3), dtype, order=order)
     channels = shape[layout.index("C")]
     chosen = dict(zip(("gamma", "beta"), rng().standard_normal((2, channels)), strict=True)) if affine else {}
     compiled, plain = both(lambda: group_norm(x, groups, layout=layout, **chosen).tobytes())
