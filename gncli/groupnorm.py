@@ -7,6 +7,8 @@ the upper one has so few bits that its products are exact; only their final sum 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -64,6 +66,18 @@ class _Tile(NamedTuple):
             return None
         return kernel.swift_to(self.form, self.source, self.sink)
 
+    @property
+    def short(self) -> float:
+        """Magnitudes below it are short of digits, so much of beta has cancelled."""
+        if self.beta is None:
+            return 0.0
+        return float(np.abs(self.beta[np.isfinite(self.beta)]).max(initial=0.0)) * _CANCELLED
+
+    def near(self, swift: kernel.Runs, scale: Any, shift: Any) -> Any:
+        """Which cells may hold some of these."""
+        short = self.short
+        return short and swift.near(self.source, self.moments.mean[0], scale, shift, short)
+
 
 def normalize(
     norm: Norm,
@@ -88,23 +102,34 @@ def normalize(
 
 
 def normalize_at_once(
-    norm: Norm, form: Form, box: Box, source: NDArray[Any], sink: NDArray[Any], moments: Moments
+    norm: Norm,
+    form: Form,
+    box: Box,
+    source: NDArray[Any],
+    sink: NDArray[Any],
+    moments: Moments,
+    scratch: Scratch,
 ) -> bool:
     """As `normalize`, of a tile of any size, from its PLAIN moments: if one compiled pass does it all.
 
-    Not where a float64 result is asked for, nor with beta.
+    Not where a float64 result is asked for. `scratch` has room for a cell. False: nothing is written.
     """
     tile = _Tile(norm, form, source, sink, moments, *_affine(norm, form, box), Left.PLAIN)
-    scale, shift = tile.line()
-    swift = tile.swift(defined=bool(np.isfinite(shift).all()))
-    if swift:
-        swift.apply(source, moments.mean[0], scale, shift, sink)
-    return swift is not None
+    line = tile.line()
+    swift = tile.swift(defined=bool(np.isfinite(line[1]).all()))
+    if swift is None:
+        return False
+    near = tile.near(swift, *line)
+    if form.each < _LARGE_CELL and np.any(near):
+        return False
+    with _mending(tile, near, scratch):
+        swift.apply(source, moments.mean[0], *line, sink)
+    return True
 
 
 def _affine(norm: Norm, form: Form, box: Box) -> tuple[Floats | None, Floats | None]:
     """gamma and beta of the box's channels."""
-    if norm.gamma is None and norm.beta is None:
+    if not norm.affine:
         return None, None
     numbers = channels(norm.geometry, form, box)
     gamma, beta = (None if each is None else each[numbers] for each in (norm.gamma, norm.beta))
@@ -113,27 +138,18 @@ def _affine(norm: Norm, form: Form, box: Box) -> tuple[Floats | None, Floats | N
 
 def _apply(tile: _Tile, scratch: Scratch) -> None:
     """In float64."""
-    form, source, sink, mean = tile.form, tile.source, tile.sink, tile.moments.mean[0]
-    scale, shift = tile.line()
-    defined = bool(tile.whole and np.isfinite(shift).all())  # which no shift is whose scale is not
+    form, source, sink = tile.form, tile.source, tile.sink
+    line = tile.line()
+    defined = bool(tile.whole and np.isfinite(line[1]).all())  # which no shift is whose scale is not
     swift = tile.swift(defined=defined)
-    short = 0.0
-    if tile.beta is not None:
-        short = float(np.abs(tile.beta[np.isfinite(tile.beta)]).max(initial=0.0)) * _CANCELLED
-    near: Any = False
     if swift:
-        near = short and swift.near(source, mean, scale, shift, short)
-    else:
-        work = _evaluate(tile, scale, shift, scratch)
-        near = short and form.reduce(np.fmin, np.abs(work, out=form.view(scratch.part))) < short
-    parts = _parts(form, near)
-    kept = [part.of(source).copy() for part in parts]  # the sink may be where the source is
-    if swift:
-        swift.apply(source, mean, scale, shift, sink)
-    else:
+        with _mending(tile, tile.near(swift, *line), scratch):
+            swift.apply(source, tile.moments.mean[0], *line, sink)
+        return
+    work, short = _evaluate(tile, *line, scratch), tile.short
+    near = short and form.reduce(np.fmin, np.abs(work, out=form.view(scratch.part))) < short
+    with _mending(tile, near, scratch):
         _store(form, scratch.work, sink, defined=defined)
-    for part, values in zip(parts, kept, strict=True):
-        _mend(part.cut(tile, values), short, scratch)
 
 
 def _evaluate(tile: _Tile, scale: Any, shift: Any, scratch: Scratch) -> Floats:
@@ -198,6 +214,16 @@ def _parts(form: Form, near: Any) -> list[_Part]:
         _Part(form.cells, form.of_cell(), slice(a, a + 1), slice(b, b + 1))
         for a, b in np.argwhere(np.reshape(near, form.cells))
     ]
+
+
+@contextmanager
+def _mending(tile: _Tile, near: Any, scratch: Scratch) -> Iterator[None]:
+    """Once the tile is written: in the cells that are `near`, compute anew what float64 is too short for."""
+    parts = _parts(tile.form, near)
+    kept = [part.of(tile.source).copy() for part in parts]  # the sink may be where the source is
+    yield
+    for part, values in zip(parts, kept, strict=True):
+        _mend(part.cut(tile, values), tile.short, scratch)
 
 
 def _mend(part: _Tile, short: float, scratch: Scratch) -> None:

@@ -82,7 +82,7 @@ def _swift(form: Form) -> Runs | None:
         return Sets(form) if whole and form.plane[1] > 1 else None
     if isinstance(form, Columns):
         return Planes(form) if form.plane[1] > 1 else None  # numpy adds up a single column in another order
-    if isinstance(form, Rows) and form.shape[0] == form.shape[2] == 1 and form.chunks is not None:
+    if isinstance(form, Rows) and form.lines:
         return Lines(form)
     return Runs(form)
 

@@ -38,6 +38,10 @@ class Norm:
         if self.nan not in ("propagate", "omit", "fail"):
             raise UsageError(f"{self.nan!r} is none of propagate, omit, fail")
 
+    @property
+    def affine(self) -> bool:
+        return self.gamma is not None or self.beta is not None
+
     @staticmethod
     def needs_twofold(source: np.dtype[Any], sink: np.dtype[Any]) -> bool:
         """Where float64 arithmetic holds too little: of the result, or of the input."""

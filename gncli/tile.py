@@ -59,6 +59,7 @@ class Form:
 
     order: tuple[int, ...] = (0, 1, 2, 3, 4)
     straight = True  # the elements of a tile lie as in this form, or nearly so
+    lines = False  # each cell is one run, which is summed in chunks
     # Arithmetic on what `reduce` gives: arrays of the shape `cells`, or numbers.
     larger: Callable[..., Any] = staticmethod(np.maximum)
     where: Callable[..., Any] = staticmethod(np.where)
@@ -167,6 +168,7 @@ class Rows(Form):
         self._split = (*shape[:4], inner // self.step, self.step)
         chunk = next(c for c in range(min(inner, _DOT), 0, -1) if inner % c == 0)
         self.chunks = (*shape[:4], inner // chunk, chunk) if chunk >= min(inner, 512) else None
+        self.lines = self.chunks is not None and shape[0] == shape[2] == 1
         self._ones = np.ones(chunk)
         self._height = next((f for f in range(min(128, inner // 32), 7, -1) if inner % f == 0), 1)
         self.folds = tuple(divisors(self._height)[:0:-1])

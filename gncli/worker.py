@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache, partial
 from itertools import chain, pairwise, product
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from gncli.norm import Norm
 from gncli.plan import Plan
 from gncli.tensors import Sink, Source
 from gncli.tile import LONG_RUN, Form, form_of
+from gncli.tile import form as form_for
 
 
 class _Desk(threading.local):
@@ -51,6 +52,7 @@ def _desk(tile: int) -> _Desk:
 
 
 _FLOAT32 = np.dtype(np.float32)
+_LONG_LINE = 4096  # elements: to merge the moments of shorter ones takes a part of the time that they take
 _HERE: WeakValueDictionary[str, Reader] = WeakValueDictionary()  # by their keys
 _OPENING = threading.Lock()
 
@@ -112,11 +114,20 @@ class Reader:
     def _records(self, block: Box, data: NDArray[Any]) -> Moments:
         wide = block[3][1] - block[3][0]
         with arithmetic():
-            steps = [
-                self._step(step, data, wide) for step in _pieces(self.plan.geometry, self.plan.edges(block))
-            ]
+            steps = _pieces(self.plan.geometry, self.plan.edges(block))
+            records = self._in_line(steps, data)
+            if records is None:
+                records = stack([self._step(step, data, wide) for step in steps])
         groups = [stop - start for start, stop in self.plan.box(block)[1::2]]
-        return stack(steps).map(lambda values: values.reshape(len(steps), *groups))
+        return records.map(lambda values: values.reshape(len(steps), *groups))
+
+    def _in_line(self, steps: list[list[_Piece]], data: NDArray[Any]) -> Moments | None:
+        """All steps through one group in one call of a compiled pass, if there is one that takes them."""
+        count, size = len(steps), steps[0][0].form.size
+        if self.twofold or count == 1 or data.shape[4] != count * size or data.size != count * size:
+            return None
+        shape = (1, 1, 1, count, size)  # as so many groups
+        return measure_lines(form_for(shape, True, False, size), data.reshape(shape))
 
     def _step(self, step: list[_Piece], data: NDArray[Any], wide: int) -> Moments:
         """Of tiles side by side, `wide` of them in a row of groups."""
@@ -140,8 +151,8 @@ class Done(NamedTuple):
     before: Moments | None
     after: Moments | None
     undefined: int
-    runs: list[Run]
-    values: Any
+    runs: Sequence[Run] = ()
+    values: Any = None
 
 
 class Normalizer(Reader):
@@ -175,54 +186,77 @@ class Normalizer(Reader):
         return self._write(block, self.read(self.plan.box(block)), moments)
 
     def _write(self, block: Box, data: NDArray[Any], moments: Moments | None) -> Done:
-        """Normalize a block tile by tile, from `moments` or, where these are None, each from its own."""
+        """Normalize and write a block, from `moments` or, where these are None, each tile from its own."""
         origin = self.plan.box(block)
         runs = self.plan.runs(origin)
         flat = _plain(self.sink.target(runs, self._room(data)))
         out = flat.reshape(data.shape)
+        pieces = list(chain.from_iterable(_pieces(self.plan.geometry, self.plan.edges(block))))
+        with arithmetic():
+            done = self._at_once(origin, data, out, pieces) if moments is None else None
+            if done is None:
+                done = self._by_tiles(origin, data, out, pieces, moments)
+        if not self.sink.positioned:
+            return done._replace(runs=runs, values=self.sink.pack(runs, flat))
+        self.sink.write(runs, flat)
+        return done._replace(runs=runs)
+
+    def _by_tiles(
+        self,
+        origin: Box,
+        data: NDArray[Any],
+        out: NDArray[Any],
+        pieces: list[_Piece],
+        moments: Moments | None,
+    ) -> Done:
         before: list[Moments] = []
         after: list[Moments] = []
         undefined = 0
-        with arithmetic():
-            whole = self._at_once(origin, data, out) if moments is None else None
-            if whole is not None:
-                before.append(whole)
-                undefined += self.check(whole)
-            pieces = _pieces(self.plan.geometry, self.plan.edges(block)) if whole is None else []
-            for form, place in chain.from_iterable(pieces):
-                tile, left = self._widened(data[place]), None
-                if moments is None:
-                    if form.each < LONG_RUN:  # to merge so many sets takes longer than to sum anew
-                        before.append(_describe(tile, self.desk.scratch))
-                    part, left = measure(form, tile, self.desk.scratch, self.twofold)
-                    undefined += self.check(part, left)
-                    if form.each >= LONG_RUN:
-                        before.append(part)
-                else:
-                    part = moments.map(_picker(form, place))
-                box = tuple((o + at.start, o + at.stop) for (o, _), at in zip(origin, place, strict=True))
-                normalize(self.norm, form, box, tile, out[place], part, self.desk.scratch, left=left)
-                if self.statistics:
-                    after.append(_describe(self._widened(out[place]), self.desk.scratch))
-        values = None
-        if self.sink.positioned:
-            self.sink.write(runs, flat)
-        else:
-            values = self.sink.pack(runs, flat)
-        return Done(_few(before), _few(after), undefined, runs, values)
+        for form, place in pieces:
+            tile, left = self._widened(data[place]), None
+            if moments is None:
+                if form.each < LONG_RUN:  # to merge so many sets takes longer than to sum anew
+                    before.append(_describe(tile, self.desk.scratch))
+                part, left = measure(form, tile, self.desk.scratch, self.twofold)
+                undefined += self.check(part, left)
+                if form.each >= LONG_RUN:
+                    before.append(part)
+            else:
+                part = moments.map(_picker(form, place))
+            box = tuple((o + at.start, o + at.stop) for (o, _), at in zip(origin, place, strict=True))
+            normalize(self.norm, form, box, tile, out[place], part, self.desk.scratch, left=left)
+            if self.statistics:
+                after.append(self._after(form, out[place]))
+        return Done(_few(before), _few(after), undefined)
 
-    def _at_once(self, origin: Box, data: NDArray[Any], out: NDArray[Any]) -> Moments | None:
-        """Normalize a block of whole groups in one call of each pass, if there are some that need no tiles.
+    def _at_once(
+        self, origin: Box, data: NDArray[Any], out: NDArray[Any], pieces: list[_Piece]
+    ) -> Done | None:
+        """The same of a block of whole groups in one call of each pass, if there are some that need no tiles.
 
-        After each call a thread waits for the interpreter's lock, which can take as long as a tile. Not where
-        the result is to be described, too: that is quicker by tiles, which the caches hold.
+        What a call costs besides, and the wait for the interpreter's lock after it, take as long as a tile.
         """
-        if self.statistics or self.twofold or self.norm.beta is not None:
-            return None
         form = form_of(self.plan.geometry, data.shape)
+        if self.twofold or (self.norm.affine and form.step < LONG_RUN):  # scales would outgrow the block
+            return None
         moments = measure_lines(form, data, out)
-        done = moments is not None and normalize_at_once(self.norm, form, origin, data, out, moments)
-        return moments if done else None
+        scratch = self.desk.scratch
+        if moments is None or not normalize_at_once(self.norm, form, origin, data, out, moments, scratch):
+            return None
+        after: list[Moments] = []
+        if self.statistics:
+            whole = measure_lines(form, out) if _by_lines(form) else None
+            after = [self._after(form, out[place]) for form, place in pieces] if whole is None else [whole]
+        return Done(_few([moments]), _few(after), self.check(moments))
+
+    def _after(self, form: Form, out: NDArray[Any]) -> Moments:
+        """Of a normalized tile: of each of its lines, if they are long, or else of all of it together."""
+        tile = self._widened(out)
+        return (
+            measure(form, tile, self.desk.scratch)[0]
+            if _by_lines(form)
+            else _describe(tile, self.desk.scratch)
+        )
 
     def _room(self, data: NDArray[Any]) -> NDArray[Any]:
         """Where the block's values may go: into the buffer they were read to, if they take as much."""
@@ -287,6 +321,10 @@ def _describe(tile: NDArray[Any], scratch: Scratch) -> Moments:
     """Of all elements of a tile together, whatever its shape."""
     shape = (1, 1, 1, 1, tile.size)
     return measure(form_of(flat_geometry(tile.size), shape), tile.reshape(shape), scratch)[0]
+
+
+def _by_lines(form: Form) -> bool:
+    return form.lines and form.each >= _LONG_LINE
 
 
 def _extent(place: tuple[slice, ...]) -> tuple[int, int, int, int, int]:

@@ -26,6 +26,7 @@ from gncli.groupnorm import normalize
 from gncli.layout import geometry
 from gncli.measure import Scratch, arithmetic, measure
 from gncli.norm import Norm
+from gncli.normalize import Settings, normalize_file
 from gncli.tile import Columns, Form, Row, Rows, Short, form_of
 
 EXAMPLES = settings(deadline=None, max_examples=300, derandomize=True)
@@ -185,6 +186,46 @@ def test_several_tiles(values: str, jobs: int) -> None:
     with warnings.catch_warnings(action="ignore"):  # of NaN
         compiled, plain = both(lambda: group_norm(x, 8, jobs=jobs).tobytes())
     assert compiled == plain
+
+
+def cancelling(x: Array, groups: int) -> float:
+    """A beta that leaves next to nothing of the first sample's last value."""
+    group = x[0].reshape(groups, -1)[-1].astype("f8")
+    return float((group.mean() - group[-1]) / np.sqrt(group.var() + 1e-5) * (1 + 2.0**-40))
+
+
+@pytest.mark.parametrize("values", ["N(0,1)", "a range too wide", "NaN and infinity"])
+@pytest.mark.parametrize("affine", ["", "gamma, beta", "beta that cancels"])
+@pytest.mark.parametrize("shape", [(12, 32, 100, 100), (300, 32, 14, 14)])
+def test_blocks_of_files(shape: tuple[int, ...], affine: str, values: str, tmp_path: Path) -> None:
+    """The same bytes and the same statistics, whether a block is taken at once or tile by tile."""
+    x = normal(*shape, mean=3)
+    with np.errstate(over="ignore"):
+        x[1, 5] = VALUES[values](x[1, 5].size, rng()).reshape(x.shape[2:])
+    np.save(tmp_path / "x.npy", x)
+    chosen: dict[str, Any] = {"gamma": 1.5, "beta": -0.25} if affine == "gamma, beta" else {}
+    if affine == "beta that cancels":
+        chosen = {"beta": cancelling(x, 8)}
+
+    def made() -> Any:
+        settings = Settings(groups=8, jobs=2, **chosen)
+        done = normalize_file(f"{tmp_path}/x.npy", f"{tmp_path}/y.npy", settings, force=True)
+        return (tmp_path / "y.npy").read_bytes(), done.record["before"], repr(done.record["after"])
+
+    compiled, plain = both(made)
+    assert compiled == plain
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_blocks_are_taken_at_once(affine: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Or else the tests of them would say nothing. What beta cancels is mended in the group that holds it."""
+    x = normal(12, 32, 100, 100)
+    expected = group_norm(x, 8, beta=cancelling(x, 8) if affine else None)
+    np.save(tmp_path / "x.npy", x)
+    monkeypatch.setattr("gncli.worker.normalize", None)
+    settings = Settings(groups=8, beta=cancelling(x, 8) if affine else None)
+    normalize_file(f"{tmp_path}/x.npy", f"{tmp_path}/y.npy", settings)
+    assert (np.load(tmp_path / "y.npy") == expected).all()
 
 
 @pytest.mark.parametrize("dtype", ["f2", "i2", "f4", "f8"])
