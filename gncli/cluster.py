@@ -24,7 +24,7 @@ from gncli import __version__
 from gncli.errors import GnError, UsageError, WorkerError
 from gncli.executors import Remote, perform, usable_cores
 from gncli.extras import require_extra
-from gncli.worker import prepared, release
+from gncli.reader import prepared, release
 
 PATIENCE = 15.0  # seconds without a scheduler, or without any worker, until that is an error
 PULSE = 0.5  # seconds between two looks

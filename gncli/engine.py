@@ -16,8 +16,9 @@ from gncli.layout import Box
 from gncli.moments import Cascade, Moments, Pool, pool
 from gncli.norm import Norm
 from gncli.plan import Plan, Window
+from gncli.reader import Reader
 from gncli.tensors import Sink, Source
-from gncli.worker import Done, Normalizer, Reader
+from gncli.worker import Done, Normalizer
 
 Advance: TypeAlias = Callable[[int], None]
 ReaderT = TypeVar("ReaderT", bound=Reader)

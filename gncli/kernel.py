@@ -16,7 +16,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from gncli.doubledouble import Pair
 from gncli.dtypes import last_place
-from gncli.tile import Columns, Floats, Form, Rows, Short, widest
+from gncli.layout import widest
+from gncli.tile import Columns, Floats, Form, Rows, Short
 
 _VERSION = 6  # of what kernel.c offers: an editable installation may hold an older one
 

@@ -134,6 +134,11 @@ def divisors(number: int) -> list[int]:
     return low + [number // d for d in reversed(low) if d * d != number]
 
 
+def widest(count: int, most: int) -> int:
+    """The largest divisor of `count` up to `most`; 1 at least."""
+    return next((r for r in range(min(count, most), 0, -1) if count % r == 0), 1)
+
+
 def group_count(channels: int, groups: int | None, channels_per_group: int | None = None) -> int:
     """G for `channels`, from either option. Raises LayoutError where it does not divide."""
     if channels == 0:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli.doubledouble import Pair
-from gncli.layout import Geometry, divisors
+from gncli.layout import Geometry, divisors, widest
 
 Floats: TypeAlias = NDArray[np.float64]
 Shape5: TypeAlias = tuple[int, int, int, int, int]
@@ -41,11 +41,6 @@ def form(shape: Shape5, long_rows: bool, few: bool, run: int) -> Form:
     if long_rows:
         return Row(shape, run) if shape[:4] == (1, 1, 1, 1) else Rows(shape, run)
     return Short(shape) if few else Columns(shape)
-
-
-def widest(count: int, most: int) -> int:
-    """The largest divisor of `count` up to `most`; 1 at least."""
-    return next((r for r in range(min(count, most), 0, -1) if count % r == 0), 1)
 
 
 def form_of(geometry: Geometry, shape: Shape5) -> Form:
@@ -208,7 +203,7 @@ class Rows(Form):
         return self.total_chunks(np.vecdot(a.reshape(self.chunks), b.reshape(self.chunks)))
 
     def total_chunks(self, sums: Floats) -> Any:
-        return np.add.reduce(sums, axis=(0, 2, 4))
+        return self.total_folded(sums)
 
 
 class Row(Rows):
@@ -249,9 +244,6 @@ class Row(Rows):
         return float(function.reduce(work.reshape(-1)))
 
     def total_folded(self, sums: Floats) -> float:
-        return float(np.add.reduce(sums, axis=None))
-
-    def total_chunks(self, sums: Floats) -> float:
         return float(np.add.reduce(sums, axis=None))
 
 
