@@ -117,28 +117,25 @@ class Normalizer(Reader):
         """The same of a block of whole groups in one call of each pass, if there are some that need no tiles.
 
         What a call costs besides, and the wait for the interpreter's lock after it, take as long as a tile.
+        But a result whose short lines are described all together is quicker by tiles, which the caches hold.
         """
         form = form_of(self.plan.geometry, data.shape)
-        if self.twofold or (self.norm.affine and form.step < LONG_RUN):  # scales would outgrow the block
-            return None
-        moments = measure_lines(form, data, out)
+        described = self.statistics and not _by_lines(form)
+        outgrown = self.norm.affine and form.step < LONG_RUN  # the block, by what gamma and beta make of it
+        moments = None if self.twofold or described or outgrown else measure_lines(form, data, out)
         scratch = self.desk.scratch
         if moments is None or not normalize_at_once(self.norm, form, origin, data, out, moments, scratch):
             return None
         after: list[Moments] = []
         if self.statistics:
-            whole = measure_lines(form, out) if _by_lines(form) else None
+            whole = measure_lines(form, out)
             after = [self._after(form, out[place]) for form, place in pieces] if whole is None else [whole]
         return Done(_few([moments]), _few(after), self.check(moments))
 
     def _after(self, form: Form, out: NDArray[Any]) -> Moments:
         """Of a normalized tile: of each of its lines, if they are long, or else of all of it together."""
-        tile = self._widened(out)
-        return (
-            measure(form, tile, self.desk.scratch)[0]
-            if _by_lines(form)
-            else _describe(tile, self.desk.scratch)
-        )
+        tile, scratch = self._widened(out), self.desk.scratch
+        return measure(form, tile, scratch)[0] if _by_lines(form) else _describe(tile, scratch)
 
     def _room(self, data: NDArray[Any]) -> NDArray[Any]:
         """Where the block's values may go: into the buffer they were read to, if they take as much."""
