@@ -19,9 +19,10 @@ from gncli import doubledouble as dd
 from gncli import kernel, pairs
 from gncli.doubledouble import Pair
 from gncli.layout import Box
-from gncli.measure import Left, Scratch, deviations, measure
+from gncli.measure import Left, deviations, measure
 from gncli.moments import Floats, Moments
 from gncli.norm import Norm, channels, scale_of
+from gncli.scratch import Scratch
 from gncli.tile import Form
 
 _CANCELLED = 2.0**-25  # of beta: a float64 sum below it is short of digits for a float32
@@ -65,6 +66,16 @@ class _Tile(NamedTuple):
         if not defined or not (self.left or self.form.all(self.moments.unit == 1.0)):
             return None
         return kernel.swift_to(self.form, self.source, self.sink)
+
+    def scale_in_parts(self) -> tuple[tuple[Any, Any, Any], bool]:
+        """The scale, its upper half and the rest, as `pairs.scale` takes them; whether no result is NaN."""
+        high, low = scale_of(self.norm, self.form, self.moments)
+        scale: Pair = (self.form.spread(high), self.form.spread(low))
+        if self.gamma is not None:
+            scale = dd.multiply(scale, (self.gamma, 0.0))
+        head, tail = dd.halves(scale[0])
+        finite = np.isfinite(scale[0]).all() and (self.beta is None or np.isfinite(self.beta).all())
+        return (scale[0], head, tail + scale[1]), bool(self.whole and finite)
 
     @property
     def short(self) -> float:
@@ -110,10 +121,12 @@ def normalize_at_once(
     moments: Moments,
     scratch: Scratch,
 ) -> bool:
-    """As `normalize`, of a tile of any size, from its PLAIN moments: if one compiled pass does it all.
+    """As `normalize`, of a tile of any size, if one compiled pass does it all: from `measure_lines`' moments.
 
-    Not where a float64 result is asked for. `scratch` has room for a cell. False: nothing is written.
+    `scratch` has room for a cell. False: nothing is written.
     """
+    if norm.twofold:
+        return _apply_wide(_Tile(norm, form, source, sink, moments, *_affine(norm, form, box), Left.PAIRS))
     tile = _Tile(norm, form, source, sink, moments, *_affine(norm, form, box), Left.PLAIN)
     line = tile.line()
     swift = tile.swift(defined=bool(np.isfinite(line[1]).all()))
@@ -261,16 +274,11 @@ def _apply_twofold(tile: _Tile, scratch: Scratch) -> None:
     part·head is exact; all else is below 2**-24 of it, but for beta, whose sum with it is kept exact.
     """
     form, beta = tile.form, tile.beta
-    high, low = scale_of(tile.norm, form, tile.moments)
-    scale: Pair = (form.spread(high), form.spread(low))
-    if tile.gamma is not None:
-        scale = dd.multiply(scale, (tile.gamma, 0.0))
+    scale, defined = tile.scale_in_parts()
     work, part = form.view(scratch.work), form.view(scratch.part)
     if tile.left != Left.PAIRS:
         work, part, _ = deviations(form, tile.source, scratch, tile.moments)
-    high, tail = dd.halves(scale[0])
-    by, head, rest = map(form.lay, (scale[0], high, tail + scale[1]))
-    defined = tile.whole and np.isfinite(scale[0]).all() and (beta is None or np.isfinite(beta).all())
+    by, head, rest = map(form.lay, scale)
     own = form.own(tile.sink) if defined else None
     out = form.view(scratch.spare) if own is None else own
     pairs.scale(part, work, by, head, rest, None if beta is None else form.lay(beta), out)
@@ -279,4 +287,15 @@ def _apply_twofold(tile: _Tile, scratch: Scratch) -> None:
         gone = ~np.isfinite(values)
         out[gone] = (values * form.lay(scale[0]))[gone]
     if own is None:
-        _store(form, scratch.spare, tile.sink, defined=bool(defined))
+        _store(form, scratch.spare, tile.sink, defined=defined)
+
+
+def _apply_wide(tile: _Tile) -> bool:
+    """The same by one compiled pass, if that may do it."""
+    wide, moments = kernel.wide(tile.form, tile.source, tile.sink), tile.moments
+    scale, defined = tile.scale_in_parts()
+    if wide is None or not defined:
+        return False
+    grid = pairs.grid(tile.form, moments.mean, moments.least, moments.most)
+    wide.apply(tile.source, grid, scale, tile.beta, tile.sink)
+    return True

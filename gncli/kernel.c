@@ -39,7 +39,7 @@
 #endif
 
 enum {
-    VERSION = 6,  /* gncli.kernel asks for it */
+    VERSION = 7,  /* gncli.kernel asks for it */
     DEPTH = 8,    /* values that are added up before their sum goes to a pair, if that is exact */
     WIDTH = 32,   /* lanes that a row is laid in: they fit the registers */
     STRIP = 256,  /* columns at a time: they fit the first cache */
@@ -312,30 +312,36 @@ FAST static void moments(char **args, const n_t *dims, const n_t *steps, void *P
 static PyUFuncGenericFunction dot;
 static void *dot_data;
 static const char dot_types[] = {NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
+static double ones[CHUNK];
+
+/* The sum of products of a chunk, as numpy takes it. */
+INLINE void put_dot(double *a, double *b, n_t size, char *to) {
+    const n_t one[2] = {1, size}, apart[5] = {0, 0, 0, sizeof(double), sizeof(double)};
+    char *both[3] = {(char *)a, (char *)b, to};
+    dot(both, one, apart, dot_data);
+}
+
+INLINE int fits(n_t chunks, n_t size, const n_t *steps, size_t each) {
+    return filled(chunks) && packed(size, steps[1], each) && packed(chunks, steps[0], size * each) &&
+           (size <= CHUNK || refuse("the last axis is too long"));
+}
 
 FAST static void moments_rows(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
-    const n_t chunks = dims[1], size = dims[2], one[2] = {1, size};
-    const n_t apart[5] = {0, 0, 0, sizeof(double), sizeof(double)};
+    const n_t chunks = dims[1], size = dims[2];
     double off[CHUNK];
     Lanes all;
-    if (!filled(chunks) || !packed(size, steps[8], sizeof(float)) ||
-        !packed(chunks, steps[7], size * sizeof(float)))
+    if (!fits(chunks, size, steps + 7, sizeof(float)))
         return;
-    if (size > CHUNK) {
-        refuse("the last axis is too long");
-        return;
-    }
     for (n_t i = 0; i < dims[0]; i++) {
         const float *restrict x = (const float *)(args[0] + i * steps[0]);
         survey_row(&all, x, chunks * size);
         divide(all.sum, all.rest, all.least[0], all.most[0], (double)(chunks * size));
         put(&all, 0, args + 1, i, steps + 1);
         for (n_t k = 0; k < chunks; k++, x += size) {
-            char *both[3] = {(char *)off, (char *)off, args[6] + i * steps[6] + k * steps[9]};
             double mean = all.sum[0];
             for (n_t j = 0; j < size; j++)
                 off[j] = x[j] - mean;
-            dot(both, one, apart, dot_data);
+            put_dot(off, off, size, args[6] + i * steps[6] + k * steps[9]);
         }
     }
 }
@@ -573,7 +579,7 @@ INLINE void out(char **args, const n_t *steps, int k, n_t i, double value) {
    being one for all, whose steps are 0 in what is given. */
 #define PAIRED(name, operands, ...)                                                                     \
     FAST static void name(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {         \
-        static const n_t one[operands] = {__VA_ARGS__}, each[] = {8, 8, 8, 8, 8, 8, 8};                    \
+        static const n_t one[operands] = {__VA_ARGS__}, each[] = {8, 8, 8, 8, 8, 8, 8, 8, 8};                    \
         if (memcmp(steps, one, sizeof one) == 0)                                                           \
             name##_line(args, dims[0], one);                                                               \
         else if (memcmp(steps, each, sizeof one) == 0)                                                     \
@@ -582,8 +588,8 @@ INLINE void out(char **args, const n_t *steps, int k, n_t i, double value) {
             name##_line(args, dims[0], steps);                                                             \
     }
 
-static const char pairs_types[] = {NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE,
-                                   NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
+static const char pairs_types[] = {NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE,
+                                   NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE};
 
 INLINE double cut_off(double x, double anchor) {
     return (x + anchor) - anchor;
@@ -601,57 +607,193 @@ INLINE void cut_line(char **args, n_t count, const n_t *steps) {
 
 PAIRED(cut, 4, 8, 0, 8, 8)
 
+INLINE void center_at(double x, double anchor, double pivot, double rest, double *upper, double *lower) {
+    double cut = cut_off(x, anchor);
+    *upper = cut - pivot;
+    *lower = (x - cut) - rest;
+}
+
 /* x, anchor, pivot, rest -> upper, lower */
 INLINE void center_line(char **args, n_t count, const n_t *steps) {
     SIDE_BY_SIDE
     for (n_t i = 0; i < count; i++) {
-        double x = in(args, steps, 0, i), upper = cut_off(x, in(args, steps, 1, i));
-        double pivot = in(args, steps, 2, i), rest = in(args, steps, 3, i);
-        out(args, steps, 4, i, upper - pivot);
-        out(args, steps, 5, i, (x - upper) - rest);
+        double upper, lower;
+        center_at(in(args, steps, 0, i), in(args, steps, 1, i), in(args, steps, 2, i), in(args, steps, 3, i),
+                  &upper, &lower);
+        out(args, steps, 4, i, upper);
+        out(args, steps, 5, i, lower);
     }
 }
 
 PAIRED(center, 6, 8, 0, 0, 0, 8, 8)
 
+INLINE void square_at(double upper, double lower, double anchor, double *head, double *terms) {
+    double rest;
+    *head = cut_off(upper, anchor);
+    rest = (upper - *head) + lower;
+    *terms = ((*head + *head) + rest) * rest;
+}
+
 /* upper, lower, anchor -> head, terms */
 INLINE void square_line(char **args, n_t count, const n_t *steps) {
     SIDE_BY_SIDE
     for (n_t i = 0; i < count; i++) {
-        double upper = in(args, steps, 0, i), lower = in(args, steps, 1, i);
-        double head = cut_off(upper, in(args, steps, 2, i)), rest = (upper - head) + lower;
+        double head, terms;
+        square_at(in(args, steps, 0, i), in(args, steps, 1, i), in(args, steps, 2, i), &head, &terms);
         out(args, steps, 3, i, head);
-        out(args, steps, 4, i, ((head + head) + rest) * rest);
+        out(args, steps, 4, i, terms);
     }
 }
 
 PAIRED(square, 5, 8, 8, 0, 8, 8)
 
+INLINE double scaled(double upper, double lower, double scale, double head, double rest) {
+    return (lower * scale + upper * rest) + upper * head;
+}
+
+INLINE double shifted(double upper, double lower, double scale, double head, double rest, double shift) {
+    double sum = upper * head, lost = 0;
+    add(&sum, &lost, shift);
+    return ((lower * scale + upper * rest) + lost) + sum;
+}
+
 /* upper, lower, scale, its head, its rest -> y */
 INLINE void scale_line(char **args, n_t count, const n_t *steps) {
     SIDE_BY_SIDE
-    for (n_t i = 0; i < count; i++) {
-        double upper = in(args, steps, 0, i), lower = in(args, steps, 1, i);
-        double scale = in(args, steps, 2, i), head = in(args, steps, 3, i), rest = in(args, steps, 4, i);
-        out(args, steps, 5, i, (lower * scale + upper * rest) + upper * head);
-    }
+    for (n_t i = 0; i < count; i++)
+        out(args, steps, 5, i, scaled(in(args, steps, 0, i), in(args, steps, 1, i), in(args, steps, 2, i),
+                                      in(args, steps, 3, i), in(args, steps, 4, i)));
 }
 
 PAIRED(scale, 6, 8, 8, 0, 0, 0, 8)
 
-/* upper, lower, scale, its head, its rest, shift -> y */
+/* The same, and shift -> y */
 INLINE void shift_line(char **args, n_t count, const n_t *steps) {
     SIDE_BY_SIDE
-    for (n_t i = 0; i < count; i++) {
-        double upper = in(args, steps, 0, i), lower = in(args, steps, 1, i);
-        double scale = in(args, steps, 2, i), head = in(args, steps, 3, i), rest = in(args, steps, 4, i);
-        double sum = upper * head, lost = 0;
-        add(&sum, &lost, in(args, steps, 5, i));
-        out(args, steps, 6, i, ((lower * scale + upper * rest) + lost) + sum);
-    }
+    for (n_t i = 0; i < count; i++)
+        out(args, steps, 6, i, shifted(in(args, steps, 0, i), in(args, steps, 1, i), in(args, steps, 2, i),
+                                       in(args, steps, 3, i), in(args, steps, 4, i), in(args, steps, 5, i)));
 }
 
 PAIRED(shift, 7, 8, 8, 0, 0, 0, 0, 8)
+
+/* x, anchor, pivot, rest; scale, its head, its rest -> y: `center` and `scale` in one */
+INLINE void center_scale_line(char **args, n_t count, const n_t *steps) {
+    SIDE_BY_SIDE
+    for (n_t i = 0; i < count; i++) {
+        double upper, lower;
+        center_at(in(args, steps, 0, i), in(args, steps, 1, i), in(args, steps, 2, i), in(args, steps, 3, i),
+                  &upper, &lower);
+        out(args, steps, 7, i, scaled(upper, lower, in(args, steps, 4, i), in(args, steps, 5, i),
+                                      in(args, steps, 6, i)));
+    }
+}
+
+PAIRED(center_scale, 8, 8, 0, 0, 0, 0, 0, 0, 8)
+
+/* The same, and shift */
+INLINE void center_shift_line(char **args, n_t count, const n_t *steps) {
+    SIDE_BY_SIDE
+    for (n_t i = 0; i < count; i++) {
+        double upper, lower;
+        center_at(in(args, steps, 0, i), in(args, steps, 1, i), in(args, steps, 2, i), in(args, steps, 3, i),
+                  &upper, &lower);
+        out(args, steps, 8, i, shifted(upper, lower, in(args, steps, 4, i), in(args, steps, 5, i),
+                                       in(args, steps, 6, i), in(args, steps, 7, i)));
+    }
+}
+
+PAIRED(center_shift, 9, 8, 0, 0, 0, 0, 0, 0, 0, 8)
+
+/* Long rows of float64. NaN may go unseen: sums show it. */
+FAST static void extremes(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    n_t count = dims[1];
+    if (!packed(count, steps[3], sizeof(double)))
+        return;
+    for (n_t i = 0; i < dims[0]; i++) {
+        const double *restrict x = (const double *)(args[0] + i * steps[0]);
+        double least[WIDTH], most[WIDTH];
+        n_t at = 0, lanes = count < WIDTH ? 1 : WIDTH;
+        for (n_t j = 0; j < lanes; j++)
+            least[j] = most[j] = x[j];
+        for (; at + WIDTH <= count; at += WIDTH)
+            for (n_t j = 0; j < WIDTH; j++) {
+                double value = x[at + j];
+                least[j] = value < least[j] ? value : least[j];
+                most[j] = value > most[j] ? value : most[j];
+            }
+        for (; at < count; at++) {
+            least[0] = x[at] < least[0] ? x[at] : least[0];
+            most[0] = x[at] > most[0] ? x[at] : most[0];
+        }
+        for (n_t j = 1; j < lanes; j++) {
+            least[0] = least[j] < least[0] ? least[j] : least[0];
+            most[0] = most[j] > most[0] ? most[j] : most[0];
+        }
+        *(double *)(args[1] + i * steps[1]) = least[0] + 0.0;
+        *(double *)(args[2] + i * steps[2]) = most[0] + 0.0;
+    }
+}
+
+/* x, anchor -> the sums of upper and of lower in each chunk */
+FAST static void cut_rows(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    const n_t chunks = dims[1], size = dims[2];
+    double upper[CHUNK], lower[CHUNK];
+    if (!fits(chunks, size, steps + 4, sizeof(double)))
+        return;
+    for (n_t i = 0; i < dims[0]; i++) {
+        const double *restrict x = (const double *)(args[0] + i * steps[0]);
+        double anchor = *(const double *)(args[1] + i * steps[1]);
+        for (n_t k = 0; k < chunks; k++, x += size) {
+            for (n_t j = 0; j < size; j++) {
+                upper[j] = cut_off(x[j], anchor);
+                lower[j] = x[j] - upper[j];
+            }
+            put_dot(upper, ones, size, args[2] + i * steps[2] + k * steps[6]);
+            put_dot(lower, ones, size, args[3] + i * steps[3] + k * steps[7]);
+        }
+    }
+}
+
+/* x, mean -> the squares of x - mean in each chunk */
+FAST static void squares_rows(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    const n_t chunks = dims[1], size = dims[2];
+    double off[CHUNK];
+    if (!fits(chunks, size, steps + 3, sizeof(double)))
+        return;
+    for (n_t i = 0; i < dims[0]; i++) {
+        const double *restrict x = (const double *)(args[0] + i * steps[0]);
+        double mean = *(const double *)(args[1] + i * steps[1]);
+        for (n_t k = 0; k < chunks; k++, x += size) {
+            for (n_t j = 0; j < size; j++)
+                off[j] = x[j] - mean;
+            put_dot(off, off, size, args[2] + i * steps[2] + k * steps[5]);
+        }
+    }
+}
+
+/* x, anchor, pivot, rest, anchor of the squares -> the sums of head² and of the terms in each chunk */
+FAST static void center_rows(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
+    const n_t chunks = dims[1], size = dims[2];
+    double head[CHUNK], terms[CHUNK];
+    if (!fits(chunks, size, steps + 7, sizeof(double)))
+        return;
+    for (n_t i = 0; i < dims[0]; i++) {
+        const double *restrict x = (const double *)(args[0] + i * steps[0]);
+        double of[5];
+        for (int k = 1; k < 5; k++)
+            of[k] = *(const double *)(args[k] + i * steps[k]);
+        for (n_t k = 0; k < chunks; k++, x += size) {
+            for (n_t j = 0; j < size; j++) {
+                double upper, lower;
+                center_at(x[j], of[1], of[2], of[3], &upper, &lower);
+                square_at(upper, lower, of[4], &head[j], &terms[j]);
+            }
+            put_dot(head, head, size, args[5] + i * steps[5] + k * steps[9]);
+            put_dot(terms, ones, size, args[6] + i * steps[6] + k * steps[10]);
+        }
+    }
+}
 
 typedef struct {
     const char *name, *signature;
@@ -681,11 +823,20 @@ static const Pass passes[] = {
     {"apply_sets", "(n),(),(n),(n)->(n)", 1, apply_sets, apply_types, 4, 1, "As `apply`, of many small sets."},
     {"near", "(n),(p),(q),(r),()->()", 1, near, near_types, 5, 1,
      "Whether some magnitude of what `apply` gives is below the bound, or may be. p, q and r are 1 or n."},
+    {"extremes", "(n)->(),()", 1, extremes, pairs_types, 1, 2, "Of each row of float64: least, most."},
+    {"cut_rows", "(c,k),()->(c),(c)", 2, cut_rows, pairs_types, 2, 2,
+     "Of long rows of float64, the sums of what `cut` gives, in each chunk."},
+    {"squares_rows", "(c,k),()->(c)", 2, squares_rows, pairs_types, 2, 1,
+     "Of the same, the squares of x - mean."},
+    {"center_rows", "(c,k),(),(),(),()->(c),(c)", 2, center_rows, pairs_types, 5, 2,
+     "Of the same, the squares about the mean, in two parts: of what `center` gives, the sums of what `square` does."},
     {"cut", NULL, 0, cut, pairs_types, 2, 2, "As in gncli/pairs.py."},
     {"center", NULL, 0, center, pairs_types, 4, 2, "The same."},
     {"square", NULL, 0, square, pairs_types, 3, 2, "The same."},
     {"scale", NULL, 0, scale, pairs_types, 5, 1, "The same."},
-    {"shift", NULL, 0, shift, pairs_types, 6, 1, "The same."},
+    {"shift", NULL, 0, shift, pairs_types, 6, 1, "The same, with a shift."},
+    {"center_scale", NULL, 0, center_scale, pairs_types, 7, 1, "`center` and `scale`."},
+    {"center_shift", NULL, 0, center_shift, pairs_types, 8, 1, "`center` and `shift`."},
 };
 
 /* Whether this thread has the interpreter's lock. PyGILState_Check says that it has, whether or not it does,
@@ -736,6 +887,8 @@ static int find_dot(void) {
 }
 
 static int execute(PyObject *module) {
+    for (n_t j = 0; j < CHUNK; j++)
+        ones[j] = 1;
     if (PyArray_ImportNumPyAPI() < 0 || PyUFunc_ImportUFuncAPI() < 0 || find_dot() < 0)
         return -1;
     for (size_t k = 0; k < sizeof passes / sizeof *passes; k++) {

@@ -7,19 +7,19 @@ in rows and numpy in columns; so those of rows are left to it, and those of colu
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gncli.doubledouble import Pair
+from gncli.doubledouble import Number, Pair
 from gncli.dtypes import last_place
 from gncli.layout import widest
 from gncli.tile import Columns, Floats, Form, Rows, Short
 
-_VERSION = 6  # of what kernel.c offers: an editable installation may hold an older one
+_VERSION = 7  # of what kernel.c offers: an editable installation may hold an older one
 
 
 def _load() -> Any:
@@ -51,6 +51,13 @@ def swift_to(form: Form, source: NDArray[Any], sink: NDArray[Any]) -> Runs | Non
     found = swift(form, source)
     half = _fits(sink, np.float16) and not isinstance(found, Sets)
     return found if half or _fits(sink, np.float32) else None
+
+
+def wide(form: Form, *tiles: NDArray[Any]) -> Wide | None:
+    """The passes for these tiles of native float64, if their cells are long runs."""
+    if passes is None or not isinstance(form, Rows) or not form.lines:
+        return None
+    return Wide(form) if all(_fits(tile, np.float64) for tile in tiles) else None
 
 
 def takes(dtype: np.dtype[Any]) -> bool:
@@ -145,6 +152,57 @@ class Lines(Runs):
         least, most, high, low = (form.pick(v.reshape(form.cells)) for v in (*found, high, low))
         m2 = form.about(form.total_chunks(squares), low, form.each)
         return least, most, last_place(int(bits.min()) + 1), (high, low), m2
+
+
+class Wide:
+    """Long runs of float64, each a cell. What is of cells is as the form's `reduce` gives it."""
+
+    def __init__(self, form: Rows) -> None:
+        self.form = form
+
+    def extremes(self, tile: NDArray[Any]) -> tuple[Number, Number]:
+        """Least and most; of NaN there is no trace, but that sums are NaN."""
+        least, most = (self._pick(each) for each in passes.extremes(tile))
+        return least, most
+
+    def total(self, tile: NDArray[Any], anchor: Number) -> Pair:
+        """The sums of the upper parts and of the lower, cut at the anchor."""
+        upper, lower = passes.cut_rows(*self._rows(tile, anchor))
+        return self.form.total_chunks(upper), self.form.total_chunks(lower)
+
+    def squares(self, tile: NDArray[Any], mean: Number) -> Number:
+        """The sum of squares of the tile less `mean`."""
+        return self.form.total_chunks(passes.squares_rows(*self._rows(tile, mean)))
+
+    def squares_in_pairs(self, tile: NDArray[Any], *grid: Number) -> Pair:
+        """The same, less the mean of the `pairs.Grid`."""
+        high, low = passes.center_rows(*self._rows(tile, *grid))
+        return self.form.total_chunks(high), self.form.total_chunks(low)
+
+    def apply(
+        self,
+        tile: NDArray[Any],
+        grid: Sequence[Number],
+        scale: Sequence[Any],
+        shift: Any | None,
+        sink: NDArray[Any],
+    ) -> None:
+        """`pairs.center` and `pairs.scale`, to `sink`; the scale's parts and the shift are to be laid."""
+        form = self.form
+        line = *map(form.lay_cells, grid[:3]), *map(form.lay, scale)
+        x, out = form.arrange(tile), form.arrange(sink)
+        if shift is None:
+            passes.center_scale(x, *line, out=out)
+        else:
+            passes.center_shift(x, *line, form.lay(shift), out=out)
+
+    def _rows(self, tile: NDArray[Any], *values: Number) -> Iterator[NDArray[Any]]:
+        yield tile.reshape(self.form.chunks)
+        for each in values:
+            yield np.reshape(each, (1, self.form.cells[0], 1, self.form.cells[1]))
+
+    def _pick(self, values: NDArray[Any]) -> Number:
+        return self.form.pick(values.reshape(self.form.cells))
 
 
 class Planes(Runs):

@@ -7,10 +7,7 @@ elements stand. Squares are of deviations from the mean, in a second pass over t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,48 +18,15 @@ from gncli import kernel, pairs
 from gncli.doubledouble import Number, Pair
 from gncli.dtypes import last_place
 from gncli.moments import Floats, Moments
+from gncli.pairs import Grid
+from gncli.scratch import Scratch
 from gncli.tile import Form
 
-# An anchor cuts what is added to and taken from it at 2**-53 of itself.
-_SUM_ANCHOR = 1.5 * 2.0**26  # of the largest value: 28 bits above the cut, and room for 2**25 of them
-_PART_ANCHOR = 1.5 * 2.0**27  # of the largest deviation: 26 bits, whose products with as many are exact
-_SQUARE_ANCHOR = 1.5 * 2.0**35  # of the same: 17 bits, so that the squares of a tile add up exactly
+_SUM_ANCHOR = 1.5 * 2.0**26  # of the largest value: see pairs.py; 28 bits, and room for 2**25 of them
 _PIVOT = 2.0**18  # cuts 18 bits off a mean: times a tile's 2**18 elements, it is exact
 _EXACT = 2**53  # integers beyond it do not fit float64
 _LOW_BITS = 2047
-_BUFFER = 128 if kernel.passes else 512  # elements: numpy's reductions, which copy more, want the larger
-_ARENA = 8 << 20  # bytes
 HUGE, TINY, UNIT = 2.0**400, 2.0**-400, 2.0**600  # where squares need another unit, and which
-
-
-class Scratch:
-    """Reused float64 buffers of one tile each, no larger than the caches."""
-
-    def __init__(self, size: int) -> None:
-        # glibc hands the memory of every tile's arrays back, and takes it anew page by page, until it has
-        # seen a larger array come and go.
-        np.empty(_ARENA, np.uint8)
-        self.work, self.part, self.spare = (np.empty(size) for _ in range(3))
-
-    @cached_property
-    def extra(self) -> Floats:
-        """One more, where pairs are measured."""
-        return np.empty_like(self.work)
-
-
-@contextmanager
-def arithmetic() -> Iterator[None]:
-    """numpy as tiles want it: without warnings, and with small buffers.
-
-    It copies what is broadcast along rows that are shorter than a buffer, of 8192 elements by default,
-    until one is full: that takes three times as long as the arithmetic.
-    """
-    before = np.setbufsize(_BUFFER)
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    finally:
-        np.setbufsize(before)
 
 
 class Left(IntEnum):
@@ -85,8 +49,8 @@ def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = Fa
     values = _values(form, tile, scratch)
     least, most = form.extremes(tile, values)
     largest = form.larger(most, -least)
-    top, bottom = form.span(largest)
-    if not (top < HUGE and (bottom > TINY or form.all((largest > TINY) | (largest == 0)))):
+    top = _ordinary(form, largest)
+    if top is None:
         return _measure_any(form, tile, scratch, twofold)
     if top > _EXACT and tile.dtype.itemsize == 8 and tile.dtype.kind in "iu":
         return _measure_long(form, tile, scratch, least, most)
@@ -102,11 +66,37 @@ def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = Fa
     return moments._replace(m2=squares), Left.DEVIATIONS
 
 
-def measure_lines(form: Form, *tiles: NDArray[Any]) -> Moments | None:
-    """Moments of the first tile, which is of any size: by a compiled pass that needs no scratch, if all
-    of the tiles are fit for it."""
+def measure_lines(form: Form, *tiles: NDArray[Any], twofold: bool = False) -> Moments | None:
+    """Moments of the first tile, which is of any size: by compiled passes that need no scratch, if all
+    of the tiles are fit for these."""
     swift = kernel.swift(form, *tiles)
-    return _trusted(form, *swift.moments(tiles[0])) if isinstance(swift, kernel.Lines) else None
+    if isinstance(swift, kernel.Lines) and not twofold:
+        return _trusted(form, *swift.moments(tiles[0]))
+    wide = kernel.wide(form, *tiles)
+    return _measure_wide(wide, tiles[0], twofold) if wide else None
+
+
+def _measure_wide(wide: kernel.Wide, tile: NDArray[Any], twofold: bool) -> Moments | None:
+    """As `measure`; None where a cell is not all finite, or needs another unit."""
+    form = wide.form
+    least, most = wide.extremes(tile)
+    largest = form.larger(most, -least)
+    if _ordinary(form, largest) is None:
+        return None
+    mean = _settle(form, _divide(wide.total(tile, largest * _SUM_ANCHOR), form.each, twofold), least, most)
+    if twofold:
+        m2 = dd.two_sum(*wide.squares_in_pairs(tile, *pairs.grid(form, mean, least, most)))
+    else:
+        m2 = form.about(wide.squares(tile, mean[0]), mean[1], form.each)
+    if not form.all(np.isfinite(m2[0])):
+        return None
+    return Moments(form.count, mean, m2, least, most, form.none, form.none, form.one)
+
+
+def _ordinary(form: Form, largest: Number) -> float | None:
+    """The largest magnitude of any cell, where all are finite and none needs another unit."""
+    top, bottom = form.span(largest)
+    return top if top < HUGE and (bottom > TINY or form.all((largest > TINY) | (largest == 0))) else None
 
 
 def _measure_swiftly(
@@ -228,14 +218,14 @@ def _measure_any(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool
 def _measure_twofold(
     form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments, values: Floats | None = None
 ) -> tuple[Moments, Left]:
-    work, part, reach = deviations(form, tile, scratch, moments, values)
+    work, part, grid = deviations(form, tile, scratch, moments, values)
     left = Left.PAIRS
     if form.any(moments.finite < form.count):
         left = Left.NOTHING
         gone = ~np.isfinite(work)
         work[gone] = part[gone] = 0.0
     head, terms = form.view(scratch.spare), form.view(scratch.extra)
-    pairs.square(part, work, form.lay_cells(reach * _SQUARE_ANCHOR), head, terms)
+    pairs.square(part, work, form.lay_cells(grid.square), head, terms)
     rest = form.total(terms)
     high, low = dd.two_sum(form.dot(head, head, scratch.extra), rest)
     some = moments.finite > 0
@@ -268,8 +258,8 @@ def _values(form: Form, tile: NDArray[Any], scratch: Scratch) -> Floats:
 
 def deviations(
     form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments, values: Floats | None = None
-) -> tuple[Floats, Floats, Number]:
-    """x - mean as lower part and upper part, which is exact and of few bits; each cell's largest.
+) -> tuple[Floats, Floats, Grid]:
+    """x - mean as lower part and upper part, which is exact and of few bits, and where they were cut.
 
     `values`: the tile as float64, where it is there already.
     """
@@ -284,11 +274,9 @@ def deviations(
     if base is not None:
         mean = dd.subtract(mean, base)
         least, most = form.extremes(values, values)
-    reach = form.larger(most - mean[0], mean[0] - least)
-    cut = form.larger(reach * _PART_ANCHOR, 4.0 * form.larger(most, -least))
-    pivot = (mean[0] + cut) - cut
-    anchor, pivot, rest = map(form.lay_cells, (cut, pivot, (mean[0] - pivot) + mean[1]))
+    grid = pairs.grid(form, mean, least, most)
+    anchor, pivot, rest = map(form.lay_cells, grid[:3])
     pairs.center(values, anchor, pivot, rest, part, work)
     if low is not None:
         np.add(work, low, out=work)
-    return work, part, reach
+    return work, part, grid

@@ -7,13 +7,36 @@ Arrays have the shape of the tile's form; what is laid broadcasts against it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gncli import doubledouble as dd
 from gncli import kernel
+from gncli.doubledouble import Number, Pair
 from gncli.moments import Floats
+from gncli.tile import Form
+
+# An anchor cuts what is added to and taken from it at 2**-53 of itself.
+_PART = 1.5 * 2.0**27  # of the largest deviation: 26 bits, whose products with as many are exact
+_SQUARE = 1.5 * 2.0**35  # of the same: 17 bits, so that the squares of a tile add up exactly
+
+
+class Grid(NamedTuple):
+    """Of each cell: what `center` takes, and the anchor of `square`."""
+
+    anchor: Number
+    pivot: Number
+    rest: Number
+    square: Number
+
+
+def grid(form: Form, mean: Pair, least: Number, most: Number) -> Grid:
+    """For cells of this mean and these extremes."""
+    reach = form.larger(most - mean[0], mean[0] - least)
+    anchor = form.larger(reach * _PART, 4.0 * form.larger(most, -least))
+    pivot = (mean[0] + anchor) - anchor
+    return Grid(anchor, pivot, (mean[0] - pivot) + mean[1], reach * _SQUARE)
 
 
 def cut(x: Floats, anchor: Any, upper: Floats, lower: Floats) -> None:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from gncli import kernel
 from gncli.layout import Box, Geometry
-from gncli.measure import Scratch, arithmetic, measure, measure_lines
+from gncli.measure import measure, measure_lines
 from gncli.moments import Moments, join, stack
 from gncli.plan import Plan
+from gncli.scratch import Scratch, arithmetic
 from gncli.tensors import Source
 from gncli.tile import Form, form_of
 from gncli.tile import form as form_for

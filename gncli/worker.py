@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from gncli.errors import NonFiniteError
 from gncli.groupnorm import normalize, normalize_at_once
 from gncli.layout import Box, Run, flat_geometry
-from gncli.measure import Left, Scratch, arithmetic, measure, measure_lines
+from gncli.measure import Left, measure, measure_lines
 from gncli.moments import Cascade, Moments, alone, merge, pool
 from gncli.norm import Norm
 from gncli.plan import Plan
 from gncli.reader import Piece, Reader, pieces_of, plain
+from gncli.scratch import Scratch, arithmetic
 from gncli.tensors import Sink, Source
 from gncli.tile import LONG_RUN, Form, form_of
 
@@ -122,7 +123,9 @@ class Normalizer(Reader):
         form = form_of(self.plan.geometry, data.shape)
         described = self.statistics and not _by_lines(form)
         outgrown = self.norm.affine and form.step < LONG_RUN  # the block, by what gamma and beta make of it
-        moments = None if self.twofold or described or outgrown else measure_lines(form, data, out)
+        if described or outgrown:
+            return None
+        moments = measure_lines(form, data, out, twofold=self.twofold)
         scratch = self.desk.scratch
         if moments is None or not normalize_at_once(self.norm, form, origin, data, out, moments, scratch):
             return None

@@ -24,9 +24,10 @@ from gncli import group_norm
 from gncli import kernel as room
 from gncli.groupnorm import normalize
 from gncli.layout import geometry
-from gncli.measure import Scratch, arithmetic, measure
+from gncli.measure import measure, measure_lines
 from gncli.norm import Norm
 from gncli.normalize import Settings, normalize_file
+from gncli.scratch import Scratch, arithmetic
 from gncli.tile import Columns, Form, Row, Rows, Short, form_of
 
 EXAMPLES = settings(deadline=None, max_examples=300, derandomize=True)
@@ -111,6 +112,28 @@ def test_moments_are_those_of_numpy(case: tuple[Form, Array], dtype: str, twofol
 
 
 @EXAMPLES
+@given(tiles(), st.sampled_from(["f4", "f8"]), st.booleans())
+def test_moments_of_lines_are_those_of_numpy(case: tuple[Form, Array], dtype: str, twofold: bool) -> None:
+    form, tile = case[0], case[1].astype(dtype, copy=dtype != "f4")
+    with arithmetic():
+        found = measure_lines(form, tile, twofold=twofold)
+    if found is None:
+        assert not form.lines or (dtype == "f4" and twofold) or spread_out(tile)
+        return
+    with pytest.MonkeyPatch.context() as patch, arithmetic():
+        patch.setattr(room, "passes", None)
+        assert bits(found) == bits(measure(form, tile, Scratch(form.size), twofold)[0])
+
+
+def spread_out(tile: Array) -> bool:
+    """Whether some sum may not be exact: of values that float64's range holds, but not so its digits."""
+    magnitudes = np.abs(tile[tile != 0].astype("f8"))
+    if not np.isfinite(magnitudes).all():
+        return True
+    return bool(magnitudes.size and magnitudes.max() / magnitudes.min() > 2.0**30)
+
+
+@EXAMPLES
 @given(
     tiles(),
     st.sampled_from(["", "gamma", "beta", "gamma, beta", "beta that cancels"]),
@@ -178,9 +201,10 @@ def test_whole_tensors(
 
 @pytest.mark.parametrize("values", VALUES)
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_several_tiles(values: str, jobs: int) -> None:
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_several_tiles(values: str, jobs: int, dtype: str) -> None:
     """Taken at once, or tile by tile where a sum is not exact: these are two blocks of several tiles."""
-    x = normal(12, 32, 100, 100)
+    x = normal(12, 32, 100, 100).astype(dtype)
     with np.errstate(over="ignore"):
         x[1, 5] = VALUES[values](10_000, rng()).reshape(100, 100)
     with warnings.catch_warnings(action="ignore"):  # of NaN
@@ -197,9 +221,12 @@ def cancelling(x: Array, groups: int) -> float:
 @pytest.mark.parametrize("values", ["N(0,1)", "a range too wide", "NaN and infinity"])
 @pytest.mark.parametrize("affine", ["", "gamma, beta", "beta that cancels"])
 @pytest.mark.parametrize("shape", [(12, 32, 100, 100), (300, 32, 14, 14)])
-def test_blocks_of_files(shape: tuple[int, ...], affine: str, values: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_blocks_of_files(
+    dtype: str, shape: tuple[int, ...], affine: str, values: str, tmp_path: Path
+) -> None:
     """The same bytes and the same statistics, whether a block is taken at once or tile by tile."""
-    x = normal(*shape, mean=3)
+    x = normal(*shape, mean=3).astype(dtype)
     with np.errstate(over="ignore"):
         x[1, 5] = VALUES[values](x[1, 5].size, rng()).reshape(x.shape[2:])
     np.save(tmp_path / "x.npy", x)
@@ -217,9 +244,12 @@ def test_blocks_of_files(shape: tuple[int, ...], affine: str, values: str, tmp_p
 
 
 @pytest.mark.parametrize("affine", [False, True])
-def test_blocks_are_taken_at_once(affine: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_blocks_are_taken_at_once(
+    dtype: str, affine: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Or else the tests of them would say nothing. What beta cancels is mended in the group that holds it."""
-    x = normal(12, 32, 100, 100)
+    x = normal(12, 32, 100, 100).astype(dtype)
     expected = group_norm(x, 8, beta=cancelling(x, 8) if affine else None)
     np.save(tmp_path / "x.npy", x)
     monkeypatch.setattr("gncli.worker.normalize", None)

@@ -15,8 +15,9 @@ from oracle import moments_gold
 
 from gncli.doubledouble import Number, Pair
 from gncli.layout import flat_geometry
-from gncli.measure import HUGE, TINY, UNIT, Left, Scratch, deviations, measure
+from gncli.measure import HUGE, TINY, UNIT, Left, deviations, measure
 from gncli.moments import Cascade, Moments, Pool, join, merge, pool, stack
+from gncli.scratch import Scratch
 from gncli.tile import Columns, Form, Row, Rows, Short, form_of
 
 pytestmark = pytest.mark.usefixtures("passes")
@@ -317,7 +318,7 @@ def test_deviations(form: Form, name: str) -> None:
     scratch = Scratch(form.size)
     with np.errstate(all="ignore"):
         moments, _ = measure(form, tile, scratch, twofold=True)
-        work, part, most = deviations(form, tile, scratch, moments)
+        work, part, grid = deviations(form, tile, scratch, moments)
     lower, upper = np.empty(form.shape), np.empty(form.shape)
     form.store(np.ravel(work), lower)
     form.store(np.ravel(part), upper)
@@ -334,7 +335,7 @@ def test_deviations(form: Form, name: str) -> None:
             assert abs(Fraction(up) + Fraction(low) - right) <= reach * MERGED + largest * Fraction(1, 2**95)
             digits = abs(Fraction(up).numerator)
             assert digits // max(digits & -digits, 1) < 2**27
-        found_reach = Fraction(float(np.reshape(most, form.cells)[i, j]))
+        found_reach = Fraction(float(np.reshape(grid.square, form.cells)[i, j])) / (3 * 2**34)
         assert abs(found_reach - reach) <= largest * Fraction(1, 2**50)
 
 

@@ -22,7 +22,7 @@ FLOORS: tuple[set[str], ...] = (
     {"layout", "conventions", "doubledouble", "dtypes", "extras", "progress"},
     {"tile", "moments", "plan", "report"},
     {"kernel"},
-    {"pairs"},
+    {"pairs", "scratch"},
     {"measure"},
     {"norm"},
     {"groupnorm", "tensors", "executors"},
