@@ -125,19 +125,9 @@ def normalize_at_once(
 
     `scratch` has room for a cell. False: nothing is written.
     """
-    if norm.twofold:
-        return _apply_wide(_Tile(norm, form, source, sink, moments, *_affine(norm, form, box), Left.PAIRS))
-    tile = _Tile(norm, form, source, sink, moments, *_affine(norm, form, box), Left.PLAIN)
-    line = tile.line()
-    swift = tile.swift(defined=bool(np.isfinite(line[1]).all()))
-    if swift is None:
-        return False
-    near = tile.near(swift, *line)
-    if form.each < _LARGE_CELL and np.any(near):
-        return False
-    with _mending(tile, near, scratch):
-        swift.apply(source, moments.mean[0], *line, sink)
-    return True
+    left = Left.PAIRS if norm.twofold else Left.PLAIN
+    tile = _Tile(norm, form, source, sink, moments, *_affine(norm, form, box), left)
+    return _apply_wide(tile) if norm.twofold else _apply_swiftly(tile, scratch)
 
 
 def _affine(norm: Norm, form: Form, box: Box) -> tuple[Floats | None, Floats | None]:
@@ -163,6 +153,21 @@ def _apply(tile: _Tile, scratch: Scratch) -> None:
     near = short and form.reduce(np.fmin, np.abs(work, out=form.view(scratch.part))) < short
     with _mending(tile, near, scratch):
         _store(form, scratch.work, sink, defined=defined)
+
+
+def _apply_swiftly(tile: _Tile, scratch: Scratch) -> bool:
+    """The same of a tile larger than the scratch; False where it takes more than one compiled pass."""
+    form, line = tile.form, tile.line()
+    swift = tile.swift(defined=bool(np.isfinite(line[1]).all()))
+    if swift is None:
+        return False
+    near = tile.near(swift, *line)
+    anew = form.each if form.each >= _LARGE_CELL else form.size  # elements to keep, for each that is near
+    if np.count_nonzero(near) * anew > len(scratch.work):
+        return False
+    with _mending(tile, near, scratch):
+        swift.apply(tile.source, tile.moments.mean[0], *line, tile.sink)
+    return True
 
 
 def _evaluate(tile: _Tile, scale: Any, shift: Any, scratch: Scratch) -> Floats:
@@ -291,7 +296,7 @@ def _apply_twofold(tile: _Tile, scratch: Scratch) -> None:
 
 
 def _apply_wide(tile: _Tile) -> bool:
-    """The same by one compiled pass, if that may do it."""
+    """The same of a tile of any size by one compiled pass; False where that may not do it."""
     wide, moments = kernel.wide(tile.form, tile.source, tile.sink), tile.moments
     scale, defined = tile.scale_in_parts()
     if wide is None or not defined:

@@ -275,9 +275,8 @@ class Columns(Form):
         down = len(self._down)
         if prod(values.shape[:down]) > 1:
             return np.broadcast_to(values, self._down_shape + self._across_shape).reshape(self.plane)
-        across = np.broadcast_to(values.reshape(values.shape[down:]), self._across_shape).reshape(-1)
-        line = np.empty((self._repeat, len(across)))
-        line[:] = across
+        line = np.empty((self._repeat, *self._across_shape))
+        line[:] = values.reshape(values.shape[down:])
         return line.reshape(1, -1)
 
     def reduce(self, function: np.ufunc, work: Floats) -> Any:

@@ -18,6 +18,7 @@ import pytest
 from arrays import Array, normal, rng, spoiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import rounded, score_gold, ulp_distance
 
 import gncli
 from gncli import group_norm
@@ -241,6 +242,16 @@ def test_blocks_of_files(
 
     compiled, plain = both(made)
     assert compiled == plain
+
+
+def test_what_beta_cancels_in_every_group(tmp_path: Path) -> None:
+    """In a block that is taken at once, for a few there is room to be mended."""
+    x = np.broadcast_to(normal(1, 1, 4, 100, 100), (12, 8, 4, 100, 100)).reshape(12, 32, 100, 100)
+    beta = cancelling(x, 8)
+    compiled, plain = both(lambda: group_norm(x, 8, beta=beta))
+    assert compiled.tobytes() == plain.tobytes()
+    score = score_gold(x[0, :4], float(x[0, 3, -1, -1]), 1e-5)
+    assert ulp_distance(compiled[:, 3::4, -1, -1], rounded(np.array(score + Fraction(beta)), "f4")).max() <= 1
 
 
 @pytest.mark.parametrize("affine", [False, True])
