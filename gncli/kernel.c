@@ -1,9 +1,9 @@
-/* gncli_kernel: what numpy takes several passes over float32 for, in one; the same to the bit.
+/* gncli_kernel: what numpy takes several passes for, in one; the same to the bit.
 
-   Sums of values are exact: pairs of float64, and the caller uses them only where a pair holds all the
-   digits. So it does not matter that numpy adds in another order. Sums of squares are not, and are taken
-   in numpy's own order, or by numpy. A product and a sum are two roundings, as they are for numpy: see the
-   flags of the build. */
+   Sums of float32 are exact: pairs of float64, and the caller uses them only where a pair holds all the
+   digits. So it does not matter that numpy adds in another order. Sums of squares and of float64 are not,
+   and are taken in numpy's own order, or by numpy. A product and a sum are two roundings, as they are for
+   numpy: see the flags of the build. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

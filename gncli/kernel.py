@@ -1,4 +1,4 @@
-"""The compiled passes over tiles of float32, where they were built: see kernel.c.
+"""The compiled passes over tiles of float32 and of float64, where they were built: see kernel.c.
 
 What they give is what numpy gives, to the bit. Sums are exact, but for those of squares, which BLAS adds up
 in rows and numpy in columns; so those of rows are left to it, and those of columns taken in its order.
