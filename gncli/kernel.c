@@ -577,15 +577,15 @@ INLINE void out(char **args, const n_t *steps, int k, n_t i, double value) {
 
 /* A pass of `name##_line`, which is compiled for operands that are all contiguous, and for some of them
    being one for all, whose steps are 0 in what is given. */
-#define PAIRED(name, operands, ...)                                                                     \
-    FAST static void name(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {         \
-        static const n_t one[operands] = {__VA_ARGS__}, each[] = {8, 8, 8, 8, 8, 8, 8, 8, 8};                    \
-        if (memcmp(steps, one, sizeof one) == 0)                                                           \
-            name##_line(args, dims[0], one);                                                               \
-        else if (memcmp(steps, each, sizeof one) == 0)                                                     \
-            name##_line(args, dims[0], each);                                                              \
-        else                                                                                               \
-            name##_line(args, dims[0], steps);                                                             \
+#define PAIRED(name, operands, ...)                                                                  \
+    FAST static void name(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {   \
+        static const n_t one[operands] = {__VA_ARGS__}, each[] = {8, 8, 8, 8, 8, 8, 8, 8, 8};        \
+        if (memcmp(steps, one, sizeof one) == 0)                                                     \
+            name##_line(args, dims[0], one);                                                         \
+        else if (memcmp(steps, each, sizeof one) == 0)                                               \
+            name##_line(args, dims[0], each);                                                        \
+        else                                                                                         \
+            name##_line(args, dims[0], steps);                                                       \
     }
 
 static const char pairs_types[] = {NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE, NPY_DOUBLE,
@@ -829,7 +829,7 @@ static const Pass passes[] = {
     {"squares_rows", "(c,k),()->(c)", 2, squares_rows, pairs_types, 2, 1,
      "Of the same, the squares of x - mean."},
     {"center_rows", "(c,k),(),(),(),()->(c),(c)", 2, center_rows, pairs_types, 5, 2,
-     "Of the same, the squares about the mean, in two parts: of what `center` gives, the sums of what `square` does."},
+     "Of the same, the squares about the mean: of what `center` gives, the sums of what `square` does."},
     {"cut", NULL, 0, cut, pairs_types, 2, 2, "As in gncli/pairs.py."},
     {"center", NULL, 0, center, pairs_types, 4, 2, "The same."},
     {"square", NULL, 0, square, pairs_types, 3, 2, "The same."},
