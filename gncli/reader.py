@@ -124,13 +124,10 @@ class Reader:
 
     def _step(self, step: list[Piece], data: NDArray[Any], wide: int) -> Moments:
         """Of tiles side by side, `wide` of them in a row of groups."""
-        scratch = self.desk.scratch
-        found = [measure(form, self._widened(data[place]), scratch, self.twofold)[0] for form, place in step]
-        if len(found) == 1:
-            return found[0]
-        cells = [
-            moments.map(partial(_to_cells, piece.form)) for moments, piece in zip(found, step, strict=True)
-        ]
+        cells = []
+        for form, place in step:
+            moments, _ = measure(form, self._widened(data[place]), self.desk.scratch, self.twofold)
+            cells.append(moments.map(partial(_to_cells, form)))  # numbers, too, where others are arrays
         return join([join(cells[i : i + wide], axis=1) for i in range(0, len(cells), wide)], axis=0)
 
     def _widened(self, tile: NDArray[Any]) -> NDArray[Any]:

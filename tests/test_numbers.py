@@ -255,6 +255,18 @@ def test_two_elements_that_beta_cancels() -> None:
     assert np.array_equal(np.unique(y), [0, 2])
 
 
+@pytest.mark.parametrize("spoil", [0.5, np.nan])
+@pytest.mark.parametrize(("dtype", "channels"), [("f8", 12), ("f4", 24), ("f2", 48)])
+def test_a_last_tile_of_one_channel(dtype: str, channels: int, spoil: float) -> None:
+    """Tiles of a group that are laid out in two ways: several channels, and the one that is left."""
+    x = normal(1, channels, 11021, mean=3).astype(dtype)
+    x[0, 5, 7] = spoil
+    with warnings.catch_warnings(action="ignore"):
+        y = group_norm(x, 1, grouping="interleaved")
+        assert y.tobytes() == group_norm(x, 1).tobytes()  # of one group, it is the same
+        assert y.tobytes() == group_norm(x.reshape(1, 1, -1), 1).tobytes()
+
+
 @pytest.mark.parametrize("bits", [26, 30, 36, 44])
 @pytest.mark.parametrize(
     ("layout", "shape", "groups"),
