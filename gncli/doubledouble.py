@@ -79,8 +79,12 @@ def reciprocal_root(x: Pair) -> Pair:
 
 
 def total(x: Pair) -> Pair:
-    """Sum over the first axis. The high parts, cut to a common grid, add up without any rounding."""
+    """Sum over the first axis. The high parts, cut at two common grids, add up without any rounding."""
     high, low = x
     anchor = np.abs(high).max(axis=0, initial=0.0) * (1.5 * 2.0**26)
     coarse = (high + anchor) - anchor
-    return two_sum(np.add.reduce(coarse, axis=0), np.add.reduce((high - coarse) + low, axis=0))
+    rest = high - coarse
+    anchor = anchor * (1.5 * 2.0**-27)
+    fine = (rest + anchor) - anchor
+    upper, lower = two_sum(np.add.reduce(coarse, axis=0), np.add.reduce(fine, axis=0))
+    return quick_two_sum(upper, lower + np.add.reduce((rest - fine) + low, axis=0))

@@ -125,9 +125,8 @@ def normalize_at_once(
 
     `scratch` has room for a cell. False: nothing is written.
     """
-    left = Left.PAIRS if norm.twofold else Left.PLAIN
-    tile = _Tile(norm, form, source, sink, moments, *_affine(norm, form, box), left)
-    return _apply_wide(tile) if norm.twofold else _apply_swiftly(tile, scratch)
+    tile = _Tile(norm, form, source, sink, moments, *_affine(norm, form, box), Left.PLAIN)
+    return _apply_doubles(tile) if norm.twofold else _apply_swiftly(tile, scratch)
 
 
 def _affine(norm: Norm, form: Form, box: Box) -> tuple[Floats | None, Floats | None]:
@@ -146,26 +145,25 @@ def _apply(tile: _Tile, scratch: Scratch) -> None:
     defined = bool(tile.whole and np.isfinite(line[1]).all())  # which no shift is whose scale is not
     swift = tile.swift(defined=defined)
     if swift:
-        with _mending(tile, tile.near(swift, *line), scratch):
+        with _mending(tile, _parts(form, tile.near(swift, *line)), scratch):
             swift.apply(source, tile.moments.mean[0], *line, sink)
         return
     work, short = _evaluate(tile, *line, scratch), tile.short
     near = short and form.reduce(np.fmin, np.abs(work, out=form.view(scratch.part))) < short
-    with _mending(tile, near, scratch):
+    with _mending(tile, _parts(form, near), scratch):
         _store(form, scratch.work, sink, defined=defined)
 
 
 def _apply_swiftly(tile: _Tile, scratch: Scratch) -> bool:
-    """The same of a tile larger than the scratch; False where it takes more than one compiled pass."""
-    form, line = tile.form, tile.line()
+    """As `_apply`, of a tile larger than the scratch; False where it takes more than one compiled pass."""
+    line = tile.line()
     swift = tile.swift(defined=bool(np.isfinite(line[1]).all()))
     if swift is None:
         return False
-    near = tile.near(swift, *line)
-    anew = form.each if form.each >= _LARGE_CELL else form.size  # elements to keep, for each that is near
-    if np.count_nonzero(near) * anew > len(scratch.work):
+    parts = _parts(tile.form, tile.near(swift, *line))
+    if sum(part.form.size for part in parts) > len(scratch.work):
         return False
-    with _mending(tile, near, scratch):
+    with _mending(tile, parts, scratch):
         swift.apply(tile.source, tile.moments.mean[0], *line, tile.sink)
     return True
 
@@ -235,23 +233,22 @@ def _parts(form: Form, near: Any) -> list[_Part]:
 
 
 @contextmanager
-def _mending(tile: _Tile, near: Any, scratch: Scratch) -> Iterator[None]:
-    """Once the tile is written: in the cells that are `near`, compute anew what float64 is too short for."""
-    parts = _parts(tile.form, near)
+def _mending(tile: _Tile, parts: list[_Part], scratch: Scratch) -> Iterator[None]:
+    """Once the tile is written: in these parts, compute anew what float64 is too short for."""
     kept = [part.of(tile.source).copy() for part in parts]  # the sink may be where the source is
     yield
     for part, values in zip(parts, kept, strict=True):
-        _mend(part.cut(tile, values), tile.short, scratch)
+        _mend(part.cut(tile, values), scratch)
 
 
-def _mend(part: _Tile, short: float, scratch: Scratch) -> None:
+def _mend(part: _Tile, scratch: Scratch) -> None:
     """Compute anew, in pairs, what is so small beside beta that float64 may miss it by a float32 ulp.
 
     With what was `left`, the moments are those of the tile alone, which are not good enough: taken again.
     """
     form, source, moments = part.form, part.source, part.moments
     result = _evaluate(part, *part.line(), scratch).copy()
-    lost = np.abs(result) < short
+    lost = np.abs(result) < np.abs(form.lay(part.beta)) * _CANCELLED  # each by its own beta: not the block's
     if not lost.any():
         return
     if part.left is not None:
@@ -295,12 +292,12 @@ def _apply_twofold(tile: _Tile, scratch: Scratch) -> None:
         _store(form, scratch.spare, tile.sink, defined=defined)
 
 
-def _apply_wide(tile: _Tile) -> bool:
-    """The same of a tile of any size by one compiled pass; False where that may not do it."""
-    wide, moments = kernel.wide(tile.form, tile.source, tile.sink), tile.moments
+def _apply_doubles(tile: _Tile) -> bool:
+    """As `_apply_twofold`, of a tile of any size by one compiled pass; False where that may not do it."""
+    doubles, moments = kernel.doubles(tile.form, tile.source, tile.sink), tile.moments
     scale, defined = tile.scale_in_parts()
-    if wide is None or not defined:
+    if doubles is None or not defined:
         return False
     grid = pairs.grid(tile.form, moments.mean, moments.least, moments.most)
-    wide.apply(tile.source, grid, scale, tile.beta, tile.sink)
+    doubles.apply(tile.source, grid, scale, tile.beta, tile.sink)
     return True

@@ -39,7 +39,7 @@
 #endif
 
 enum {
-    VERSION = 7,  /* gncli.kernel asks for it */
+    VERSION = 8,  /* gncli.kernel asks for it */
     DEPTH = 8,    /* values that are added up before their sum goes to a pair, if that is exact */
     WIDTH = 32,   /* lanes that a row is laid in: they fit the registers */
     STRIP = 256,  /* columns at a time: they fit the first cache */
@@ -735,22 +735,28 @@ FAST static void extremes(char **args, const n_t *dims, const n_t *steps, void *
     }
 }
 
-/* x, anchor -> the sums of upper and of lower in each chunk */
+/* x, two anchors -> in each chunk, the sums of what is above the one, of what is above the other, of the rest */
 FAST static void cut_rows(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
     const n_t chunks = dims[1], size = dims[2];
-    double upper[CHUNK], lower[CHUNK];
-    if (!fits(chunks, size, steps + 4, sizeof(double)))
+    double part[CHUNK], left[CHUNK];
+    if (!fits(chunks, size, steps + 6, sizeof(double)))
         return;
     for (n_t i = 0; i < dims[0]; i++) {
         const double *restrict x = (const double *)(args[0] + i * steps[0]);
         double anchor = *(const double *)(args[1] + i * steps[1]);
+        double then = *(const double *)(args[2] + i * steps[2]);
         for (n_t k = 0; k < chunks; k++, x += size) {
             for (n_t j = 0; j < size; j++) {
-                upper[j] = cut_off(x[j], anchor);
-                lower[j] = x[j] - upper[j];
+                part[j] = cut_off(x[j], anchor);
+                left[j] = x[j] - part[j];
             }
-            put_dot(upper, ones, size, args[2] + i * steps[2] + k * steps[6]);
-            put_dot(lower, ones, size, args[3] + i * steps[3] + k * steps[7]);
+            put_dot(part, ones, size, args[3] + i * steps[3] + k * steps[8]);
+            for (n_t j = 0; j < size; j++) {
+                part[j] = cut_off(left[j], then);
+                left[j] = left[j] - part[j];
+            }
+            put_dot(part, ones, size, args[4] + i * steps[4] + k * steps[9]);
+            put_dot(left, ones, size, args[5] + i * steps[5] + k * steps[10]);
         }
     }
 }
@@ -824,8 +830,8 @@ static const Pass passes[] = {
     {"near", "(n),(p),(q),(r),()->()", 1, near, near_types, 5, 1,
      "Whether some magnitude of what `apply` gives is below the bound, or may be. p, q and r are 1 or n."},
     {"extremes", "(n)->(),()", 1, extremes, pairs_types, 1, 2, "Of each row of float64: least, most."},
-    {"cut_rows", "(c,k),()->(c),(c)", 2, cut_rows, pairs_types, 2, 2,
-     "Of long rows of float64, the sums of what `cut` gives, in each chunk."},
+    {"cut_rows", "(c,k),(),()->(c),(c),(c)", 2, cut_rows, pairs_types, 3, 3,
+     "Of long rows of float64, the sums of what `cut` gives in each chunk, done twice."},
     {"squares_rows", "(c,k),()->(c)", 2, squares_rows, pairs_types, 2, 1,
      "Of the same, the squares of x - mean."},
     {"center_rows", "(c,k),(),(),(),()->(c),(c)", 2, center_rows, pairs_types, 5, 2,

@@ -1,7 +1,7 @@
 """The compiled passes over tiles of float32 and of float64, where they were built: see kernel.c.
 
-What they give is what numpy gives, to the bit. Sums are exact, but for those of squares, which BLAS adds up
-in rows and numpy in columns; so those of rows are left to it, and those of columns taken in its order.
+What they give is what numpy gives, to the bit. Sums of float32 are exact. Those of squares and of float64 are
+not: BLAS adds them up in rows, and numpy in columns; so rows are left to it, and columns taken in its order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gncli.dtypes import last_place
 from gncli.layout import widest
 from gncli.tile import Columns, Floats, Form, Rows, Short
 
-_VERSION = 7  # of what kernel.c offers: an editable installation may hold an older one
+_VERSION = 8  # of what kernel.c offers: an editable installation may hold an older one
 
 
 def _load() -> Any:
@@ -53,11 +53,11 @@ def swift_to(form: Form, source: NDArray[Any], sink: NDArray[Any]) -> Runs | Non
     return found if half or _fits(sink, np.float32) else None
 
 
-def wide(form: Form, *tiles: NDArray[Any]) -> Wide | None:
+def doubles(form: Form, *tiles: NDArray[Any]) -> Doubles | None:
     """The passes for these tiles of native float64, if their cells are long runs."""
     if passes is None or not isinstance(form, Rows) or not form.lines:
         return None
-    return Wide(form) if all(_fits(tile, np.float64) for tile in tiles) else None
+    return Doubles(form) if all(_fits(tile, np.float64) for tile in tiles) else None
 
 
 def takes(dtype: np.dtype[Any]) -> bool:
@@ -154,7 +154,7 @@ class Lines(Runs):
         return least, most, last_place(int(bits.min()) + 1), (high, low), m2
 
 
-class Wide:
+class Doubles:
     """Long runs of float64, each a cell. What is of cells is as the form's `reduce` gives it."""
 
     def __init__(self, form: Rows) -> None:
@@ -165,10 +165,10 @@ class Wide:
         least, most = (self._pick(each) for each in passes.extremes(tile))
         return least, most
 
-    def total(self, tile: NDArray[Any], anchor: Number) -> Pair:
-        """The sums of the upper parts and of the lower, cut at the anchor."""
-        upper, lower = passes.cut_rows(*self._rows(tile, anchor))
-        return self.form.total_chunks(upper), self.form.total_chunks(lower)
+    def totals(self, tile: NDArray[Any], anchor: Number, then: Number) -> tuple[Number, Number, Number]:
+        """The sums of what is above one anchor's cut, of what is above the other's, and of the rest."""
+        upper, middle, lower = map(self.form.total_chunks, passes.cut_rows(*self._rows(tile, anchor, then)))
+        return upper, middle, lower
 
     def squares(self, tile: NDArray[Any], mean: Number) -> Number:
         """The sum of squares of the tile less `mean`."""

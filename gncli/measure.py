@@ -1,8 +1,9 @@
 """Moments of one tile, by sums that are taken by extraction.
 
 Every value is cut at a grid coarse enough for the upper parts to add up without any rounding, and the
-remainders are added apart. So a mean is good to 2**-80 of the largest value, in whatever order the
-elements stand. Squares are of deviations from the mean, in a second pass over the tile.
+remainders are cut once more, and what these leave is added apart. So a mean is good to 2**-100 of the
+largest value, in whatever order the elements stand. Squares are of deviations from the mean, in a second
+pass over the tile.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gncli.scratch import Scratch
 from gncli.tile import Form
 
 _SUM_ANCHOR = 1.5 * 2.0**26  # of the largest value: see pairs.py; 28 bits, and room for 2**25 of them
+_NEXT_ANCHOR = 1.5 * 2.0**-27  # of this: the same of what it leaves
 _PIVOT = 2.0**18  # cuts 18 bits off a mean: times a tile's 2**18 elements, it is exact
 _EXACT = 2**53  # integers beyond it do not fit float64
 _LOW_BITS = 2047
@@ -57,8 +59,9 @@ def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = Fa
     exact = _EXACT * _grain(tile, scratch) if form.folds else 0.0  # such sums need no rounding
     count = next((f for f in form.folds if f * top <= exact), 0)
     total = _folded_total(form, values, largest, count) if count else _total(form, values, scratch, largest)
-    mean = _settle(form, _divide(total, form.each, twofold), least, most)
-    moments = Moments(form.count, mean, mean, least, most, form.none, form.none, form.one)
+    mean = _settle(form, _divide(total, form.each, twofold or tile.dtype.itemsize == 8), least, most)
+    nothing = (form.none, form.none)  # yet
+    moments = Moments(form.count, mean, nothing, least, most, form.none, form.none, form.one)
     if twofold:
         return _measure_twofold(form, tile, scratch, moments, values)
     work = np.subtract(values, form.lay_cells(mean[0]), out=form.view(scratch.work))
@@ -72,24 +75,26 @@ def measure_lines(form: Form, *tiles: NDArray[Any], twofold: bool = False) -> Mo
     swift = kernel.swift(form, *tiles)
     if isinstance(swift, kernel.Lines) and not twofold:
         return _trusted(form, *swift.moments(tiles[0]))
-    wide = kernel.wide(form, *tiles)
-    return _measure_wide(wide, tiles[0], twofold) if wide else None
+    doubles = kernel.doubles(form, *tiles)
+    return _measure_doubles(doubles, tiles[0], twofold) if doubles else None
 
 
-def _measure_wide(wide: kernel.Wide, tile: NDArray[Any], twofold: bool) -> Moments | None:
+def _measure_doubles(doubles: kernel.Doubles, tile: NDArray[Any], twofold: bool) -> Moments | None:
     """As `measure`; None where a cell is not all finite, or needs another unit."""
-    form = wide.form
-    least, most = wide.extremes(tile)
+    form = doubles.form
+    least, most = doubles.extremes(tile)
     largest = form.larger(most, -least)
     if _ordinary(form, largest) is None:
         return None
-    mean = _settle(form, _divide(wide.total(tile, largest * _SUM_ANCHOR), form.each, twofold), least, most)
-    if twofold:
-        m2 = dd.two_sum(*wide.squares_in_pairs(tile, *pairs.grid(form, mean, least, most)))
-    else:
-        m2 = form.about(wide.squares(tile, mean[0]), mean[1], form.each)
-    if not form.all(np.isfinite(m2[0])):
+    anchor = largest * _SUM_ANCHOR
+    total = _added(*doubles.totals(tile, anchor, anchor * _NEXT_ANCHOR))
+    if not form.all(np.isfinite(total[0])):  # of NaN, the extremes say nothing
         return None
+    mean = _settle(form, _divide(total, form.each, True), least, most)
+    if twofold:
+        m2 = dd.two_sum(*doubles.squares_in_pairs(tile, *pairs.grid(form, mean, least, most)))
+    else:
+        m2 = form.about(doubles.squares(tile, mean[0]), mean[1], form.each)
     return Moments(form.count, mean, m2, least, most, form.none, form.none, form.one)
 
 
@@ -112,8 +117,10 @@ def _measure_swiftly(
         return None
     else:
         least, most, place, total = swift.survey(tile)
+        if not form.all(np.isfinite(total[0])):  # of NaN, the extremes say nothing
+            return None
         mean = _settle(form, _divide(total, form.each, twofold), least, most)
-        m2 = mean  # with `twofold`, it is still to come
+        m2 = (form.none, form.none)  # with `twofold`, it is still to come
         if not twofold:
             m2 = form.about(swift.squares(tile, mean[0], scratch.work, scratch.part), mean[1], form.each)
         moments = _trusted(form, least, most, place, mean, m2)
@@ -136,17 +143,27 @@ def _measure_long(
     mean = _divide(_total(form, values, scratch, 2.0**64 * form.one, low), form.each, True)
     if base is not None:
         mean = dd.add(base, mean)
-    moments = Moments(form.count, mean, mean, least, most, form.none, form.none, form.one)
+    nothing = (form.none, form.none)  # yet
+    moments = Moments(form.count, mean, nothing, least, most, form.none, form.none, form.one)
     return _measure_twofold(form, tile, scratch, moments)
 
 
 def _total(form: Form, values: Floats, scratch: Scratch, largest: Number, low: Floats | None = None) -> Pair:
     """The sum of `values` and of what is `low`, in two parts."""
     upper, rest = form.view(scratch.part), form.view(scratch.spare)
-    pairs.cut(values, form.lay_cells(largest * _SUM_ANCHOR), upper, rest)
+    anchor = largest * _SUM_ANCHOR
+    pairs.cut(values, form.lay_cells(anchor), upper, rest)
+    high = form.total(upper)
+    pairs.cut(rest, form.lay_cells(anchor * _NEXT_ANCHOR), upper, rest)
     if low is not None:
         np.add(rest, low, out=rest)
-    return form.total(upper), form.total(rest)
+    return _added(high, form.total(upper), form.total(rest))
+
+
+def _added(high: Number, middle: Number, low: Number) -> Pair:
+    """Of these sums, the first two are exact."""
+    upper, rest = dd.two_sum(high, middle)
+    return upper, rest + low
 
 
 def _folded_total(form: Form, values: Floats, largest: Number, count: int) -> Pair:

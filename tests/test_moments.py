@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import moments_gold
 
+from gncli import pairs
 from gncli.doubledouble import Number, Pair
 from gncli.layout import flat_geometry
 from gncli.measure import HUGE, TINY, UNIT, Left, deviations, measure
@@ -329,13 +330,13 @@ def test_deviations(form: Form, name: str) -> None:
         cell = [Fraction(int(v) if tile.dtype.kind in "iu" else float(v)) for v in tile[:, i, :, j].flat]
         reach = max(abs(value * unit - mean) for value in cell)
         largest = max(abs(value * unit) for value in cell)
-        pairs = zip(upper[:, i, :, j].flat, lower[:, i, :, j].flat, cell, strict=True)
-        for up, low, value in pairs:
+        parts = zip(upper[:, i, :, j].flat, lower[:, i, :, j].flat, cell, strict=True)
+        for up, low, value in parts:
             right = value * unit - mean
             assert abs(Fraction(up) + Fraction(low) - right) <= reach * MERGED + largest * Fraction(1, 2**95)
             digits = abs(Fraction(up).numerator)
             assert digits // max(digits & -digits, 1) < 2**27
-        found_reach = Fraction(float(np.reshape(grid.square, form.cells)[i, j])) / (3 * 2**34)
+        found_reach = Fraction(float(np.reshape(grid.square, form.cells)[i, j])) / Fraction(pairs._SQUARE)
         assert abs(found_reach - reach) <= largest * Fraction(1, 2**50)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from arrays import normal
 
-from gncli import group_norm
+from gncli import group_norm, kernel
 
 pytestmark = pytest.mark.usefixtures("passes")
 
@@ -39,3 +39,18 @@ def test_bytes_do_not_depend_on_jobs_or_memory(
         for memory in (1 << 20, 1 << 30)
     }
     assert len(outputs) == 1
+
+
+def test_a_large_beta_is_of_its_own_channels() -> None:
+    """What is computed anew beside it says nothing of the other channels of a block."""
+    x = normal(1, 8, 256, 256)
+    exact = group_norm(x.astype("f8"), 8)[0, 5].ravel()
+    beta = np.array([1e6] * 4 + [100.0] * 4)
+    for value in exact[np.abs(exact + 0.015) < 0.001][:12]:
+        low = np.float32(value + 1e-3)
+        beta[5] = (float(low) + float(np.nextafter(low, np.float32(1)))) / 2 - value  # half way between two
+        outputs = [group_norm(x, 8, beta=beta, memory=memory).tobytes() for memory in (1 << 20, 64 << 20)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernel, "passes", None)
+            outputs.append(group_norm(x, 8, beta=beta).tobytes())
+        assert len(set(outputs)) == 1

@@ -82,3 +82,18 @@ def test_a_sound_group_does_not_mind_its_neighbours(layout: str, shape: tuple[in
         with warnings.catch_warnings(action="ignore"):
             beside = group_norm(np.where(bad, np.float32(value), x), 2, layout=layout, beta=beta, eps=eps)
         assert beside[sound].tobytes() == alone[sound].tobytes()
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_a_nan_among_equal_values(dtype: str, layout: str) -> None:
+    """Which extremes do not show, where a result is of float64 or a group has several tiles and beta."""
+    for shape, chosen in (((1, 8, 64, 64), {"dtype": "f8"}), ((1, 8, 300, 300), {"beta": 0.5})):
+        x = np.full(shape, 0.5, dtype)
+        x[0, 3, 5, 1] = np.nan
+        with pytest.raises(NonFiniteError):
+            group_norm(x, 1, layout=layout, nan="fail", **chosen)
+        with warnings.catch_warnings(action="ignore"):
+            y = group_norm(x, 1, layout=layout, nan="omit", **chosen)
+        assert np.isnan(y).sum() == 1
+        assert (y[~np.isnan(y)] == chosen.get("beta", 0)).all()

@@ -32,6 +32,7 @@ STATISTICS: dict[str, Callable[[], Array]] = {
     "big-endian": lambda: normal(3, 8, 31, 33, mean=2, dtype=">f4"),
     "Fortran order": lambda: np.asfortranarray(normal(3, 8, 31, 33, mean=2)),
     "one element": lambda: np.array([3.5], "f4"),
+    "float64 whose mean cancels": lambda: group_norm(normal(1, 2, 600, 601, dtype="f8"), 1),
     "a million": lambda: normal(1000, 1003, mean=0.1),
 }
 
