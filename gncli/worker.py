@@ -120,6 +120,8 @@ class Normalizer(Reader):
         What a call costs besides, and the wait for the interpreter's lock after it, take as long as a tile.
         But a result whose short lines are described all together is quicker by tiles, which the caches hold.
         """
+        if data.shape[4] < LONG_RUN:  # a form holds some arrays with an entry for each group of the block
+            return None
         form = form_of(self.plan.geometry, data.shape)
         described = self.statistics and not _by_lines(form)
         outgrown = self.norm.affine and form.step < LONG_RUN  # the block, by what gamma and beta make of it
