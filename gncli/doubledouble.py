@@ -13,6 +13,9 @@ import numpy as np
 Number: TypeAlias = Any  # float or float64 array
 Pair: TypeAlias = tuple[Number, Number]
 
+# What is added to values and taken from them again cuts them at 2**-53 of itself.
+ANCHOR = 1.5 * 2.0**26  # of the largest value: 28 bits above the cut, and room for 2**25 of them
+NEXT_ANCHOR = 1.5 * 2.0**-27  # of this: the same of what it leaves
 _SPLIT = 134217729.0  # 2**27 + 1: halves of 26 bits, whose products are exact
 
 
@@ -81,10 +84,16 @@ def reciprocal_root(x: Pair) -> Pair:
 def total(x: Pair) -> Pair:
     """Sum over the first axis. The high parts, cut at two common grids, add up without any rounding."""
     high, low = x
-    anchor = np.abs(high).max(axis=0, initial=0.0) * (1.5 * 2.0**26)
+    anchor = np.abs(high).max(axis=0, initial=0.0) * ANCHOR
     coarse = (high + anchor) - anchor
     rest = high - coarse
-    anchor = anchor * (1.5 * 2.0**-27)
+    anchor = anchor * NEXT_ANCHOR
     fine = (rest + anchor) - anchor
-    upper, lower = two_sum(np.add.reduce(coarse, axis=0), np.add.reduce(fine, axis=0))
-    return quick_two_sum(upper, lower + np.add.reduce((rest - fine) + low, axis=0))
+    parts = (np.add.reduce(part, axis=0) for part in (coarse, fine, (rest - fine) + low))
+    return quick_two_sum(*of_sums(*parts))
+
+
+def of_sums(high: Number, middle: Number, low: Number) -> Pair:
+    """What three sums come to, of which the first two are exact."""
+    upper, rest = two_sum(high, middle)
+    return upper, rest + low

@@ -61,11 +61,9 @@ class _Tile(NamedTuple):
         shift = -(self.form.spread(self.moments.mean[1]) * scale)
         return scale, shift if self.beta is None else shift + self.beta
 
-    def swift(self, *, defined: bool) -> kernel.Runs | None:
-        """The compiled passes that may do it, if there are any."""
-        if not defined or not (self.left or self.form.all(self.moments.unit == 1.0)):
-            return None
-        return kernel.swift_to(self.form, self.source, self.sink)
+    def defined(self, shift: Any) -> bool:
+        """Whether no result is NaN; no shift is finite whose scale is not."""
+        return bool(self.whole and np.isfinite(shift).all())
 
     def scale_in_parts(self) -> tuple[tuple[Any, Any, Any], bool]:
         """The scale, its upper half and the rest, as `pairs.scale` takes them; whether no result is NaN."""
@@ -83,11 +81,6 @@ class _Tile(NamedTuple):
         if self.beta is None:
             return 0.0
         return float(np.abs(self.beta[np.isfinite(self.beta)]).max(initial=0.0)) * _CANCELLED
-
-    def near(self, swift: kernel.Runs, scale: Any, shift: Any) -> Any:
-        """Which cells may hold some of these."""
-        short = self.short
-        return short and swift.near(self.source, self.moments.mean[0], scale, shift, short)
 
 
 def normalize(
@@ -126,7 +119,7 @@ def normalize_at_once(
     `scratch` has room for a cell. False: nothing is written.
     """
     tile = _Tile(norm, form, source, sink, moments, *_affine(norm, form, box), Left.PLAIN)
-    return _apply_doubles(tile) if norm.twofold else _apply_swiftly(tile, scratch)
+    return _apply_doubles(tile) if norm.twofold else _apply_swiftly(tile, *tile.line(), scratch)
 
 
 def _affine(norm: Norm, form: Form, box: Box) -> tuple[Floats | None, Floats | None]:
@@ -140,31 +133,27 @@ def _affine(norm: Norm, form: Form, box: Box) -> tuple[Floats | None, Floats | N
 
 def _apply(tile: _Tile, scratch: Scratch) -> None:
     """In float64."""
-    form, source, sink = tile.form, tile.source, tile.sink
     line = tile.line()
-    defined = bool(tile.whole and np.isfinite(line[1]).all())  # which no shift is whose scale is not
-    swift = tile.swift(defined=defined)
-    if swift:
-        with _mending(tile, _parts(form, tile.near(swift, *line)), scratch):
-            swift.apply(source, tile.moments.mean[0], *line, sink)
+    if _apply_swiftly(tile, *line, scratch):
         return
-    work, short = _evaluate(tile, *line, scratch), tile.short
+    form, work, short = tile.form, _evaluate(tile, *line, scratch), tile.short
     near = short and form.reduce(np.fmin, np.abs(work, out=form.view(scratch.part))) < short
     with _mending(tile, _parts(form, near), scratch):
-        _store(form, scratch.work, sink, defined=defined)
+        _store(form, scratch.work, tile.sink, defined=tile.defined(line[1]))
 
 
-def _apply_swiftly(tile: _Tile, scratch: Scratch) -> bool:
-    """As `_apply`, of a tile larger than the scratch; False where it takes more than one compiled pass."""
-    line = tile.line()
-    swift = tile.swift(defined=bool(np.isfinite(line[1]).all()))
-    if swift is None:
+def _apply_swiftly(tile: _Tile, scale: Any, shift: Any, scratch: Scratch) -> bool:
+    """By one compiled pass, if that may do it: of any size, if the scratch holds what is to be mended."""
+    swift = kernel.swift_to(tile.form, tile.source, tile.sink)
+    if swift is None or not (tile.left or tile.form.all(tile.moments.unit == 1.0)) or not tile.defined(shift):
         return False
-    parts = _parts(tile.form, tile.near(swift, *line))
+    line = tile.moments.mean[0], scale, shift
+    short = tile.short
+    parts = _parts(tile.form, short and swift.near(tile.source, *line, short))
     if sum(part.form.size for part in parts) > len(scratch.work):
         return False
     with _mending(tile, parts, scratch):
-        swift.apply(tile.source, tile.moments.mean[0], *line, tile.sink)
+        swift.apply(tile.source, *line, tile.sink)
     return True
 
 

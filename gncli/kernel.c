@@ -575,8 +575,8 @@ INLINE void out(char **args, const n_t *steps, int k, n_t i, double value) {
     *(double *)(args[k] + i * steps[k]) = value;
 }
 
-/* A pass of `name##_line`, which is compiled for operands that are all contiguous, and for some of them
-   being one for all, whose steps are 0 in what is given. */
+/* A pass of `name##_line`, compiled thrice: for the steps that are given, of which 0 is one value for all;
+   for operands that are all contiguous; for any. */
 #define PAIRED(name, operands, ...)                                                                  \
     FAST static void name(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {   \
         static const n_t one[operands] = {__VA_ARGS__}, each[] = {8, 8, 8, 8, 8, 8, 8, 8, 8};        \
@@ -613,13 +613,18 @@ INLINE void center_at(double x, double anchor, double pivot, double rest, double
     *lower = (x - cut) - rest;
 }
 
+/* Of element i, whose first operands are x, anchor, pivot and rest. */
+INLINE void center_of(char **args, const n_t *steps, n_t i, double *upper, double *lower) {
+    center_at(in(args, steps, 0, i), in(args, steps, 1, i), in(args, steps, 2, i), in(args, steps, 3, i),
+              upper, lower);
+}
+
 /* x, anchor, pivot, rest -> upper, lower */
 INLINE void center_line(char **args, n_t count, const n_t *steps) {
     SIDE_BY_SIDE
     for (n_t i = 0; i < count; i++) {
         double upper, lower;
-        center_at(in(args, steps, 0, i), in(args, steps, 1, i), in(args, steps, 2, i), in(args, steps, 3, i),
-                  &upper, &lower);
+        center_of(args, steps, i, &upper, &lower);
         out(args, steps, 4, i, upper);
         out(args, steps, 5, i, lower);
     }
@@ -682,8 +687,7 @@ INLINE void center_scale_line(char **args, n_t count, const n_t *steps) {
     SIDE_BY_SIDE
     for (n_t i = 0; i < count; i++) {
         double upper, lower;
-        center_at(in(args, steps, 0, i), in(args, steps, 1, i), in(args, steps, 2, i), in(args, steps, 3, i),
-                  &upper, &lower);
+        center_of(args, steps, i, &upper, &lower);
         out(args, steps, 7, i, scaled(upper, lower, in(args, steps, 4, i), in(args, steps, 5, i),
                                       in(args, steps, 6, i)));
     }
@@ -696,8 +700,7 @@ INLINE void center_shift_line(char **args, n_t count, const n_t *steps) {
     SIDE_BY_SIDE
     for (n_t i = 0; i < count; i++) {
         double upper, lower;
-        center_at(in(args, steps, 0, i), in(args, steps, 1, i), in(args, steps, 2, i), in(args, steps, 3, i),
-                  &upper, &lower);
+        center_of(args, steps, i, &upper, &lower);
         out(args, steps, 8, i, shifted(upper, lower, in(args, steps, 4, i), in(args, steps, 5, i),
                                        in(args, steps, 6, i), in(args, steps, 7, i)));
     }
@@ -735,7 +738,7 @@ FAST static void extremes(char **args, const n_t *dims, const n_t *steps, void *
     }
 }
 
-/* x, two anchors -> in each chunk, the sums of what is above the one, of what is above the other, of the rest */
+/* x, two anchors -> in each chunk, the sums of what is above the one cut, above the other, and of the rest */
 FAST static void cut_rows(char **args, const n_t *dims, const n_t *steps, void *Py_UNUSED(data)) {
     const n_t chunks = dims[1], size = dims[2];
     double part[CHUNK], left[CHUNK];

@@ -23,8 +23,6 @@ from gncli.pairs import Grid
 from gncli.scratch import Scratch
 from gncli.tile import Form
 
-_SUM_ANCHOR = 1.5 * 2.0**26  # of the largest value: see pairs.py; 28 bits, and room for 2**25 of them
-_NEXT_ANCHOR = 1.5 * 2.0**-27  # of this: the same of what it leaves
 _PIVOT = 2.0**18  # cuts 18 bits off a mean: times a tile's 2**18 elements, it is exact
 _EXACT = 2**53  # integers beyond it do not fit float64
 _LOW_BITS = 2047
@@ -86,8 +84,8 @@ def _measure_doubles(doubles: kernel.Doubles, tile: NDArray[Any], twofold: bool)
     largest = form.larger(most, -least)
     if _ordinary(form, largest) is None:
         return None
-    anchor = largest * _SUM_ANCHOR
-    total = _added(*doubles.totals(tile, anchor, anchor * _NEXT_ANCHOR))
+    anchor = largest * dd.ANCHOR
+    total = dd.of_sums(*doubles.totals(tile, anchor, anchor * dd.NEXT_ANCHOR))
     if not form.all(np.isfinite(total[0])):  # of NaN, the extremes say nothing
         return None
     mean = _settle(form, _divide(total, form.each, True), least, most)
@@ -151,25 +149,19 @@ def _measure_long(
 def _total(form: Form, values: Floats, scratch: Scratch, largest: Number, low: Floats | None = None) -> Pair:
     """The sum of `values` and of what is `low`, in two parts."""
     upper, rest = form.view(scratch.part), form.view(scratch.spare)
-    anchor = largest * _SUM_ANCHOR
+    anchor = largest * dd.ANCHOR
     pairs.cut(values, form.lay_cells(anchor), upper, rest)
     high = form.total(upper)
-    pairs.cut(rest, form.lay_cells(anchor * _NEXT_ANCHOR), upper, rest)
+    pairs.cut(rest, form.lay_cells(anchor * dd.NEXT_ANCHOR), upper, rest)
     if low is not None:
         np.add(rest, low, out=rest)
-    return _added(high, form.total(upper), form.total(rest))
-
-
-def _added(high: Number, middle: Number, low: Number) -> Pair:
-    """Of these sums, the first two are exact."""
-    upper, rest = dd.two_sum(high, middle)
-    return upper, rest + low
+    return dd.of_sums(high, form.total(upper), form.total(rest))
 
 
 def _folded_total(form: Form, values: Floats, largest: Number, count: int) -> Pair:
     """As `_total`, where `count` values add up without rounding: only their sums are taken apart."""
     sums = form.fold(values, count)
-    anchor = form.lay_folded(largest * (_SUM_ANCHOR * count))
+    anchor = form.lay_folded(largest * (dd.ANCHOR * count))
     part = (sums + anchor) - anchor
     return form.total_folded(part), form.total_folded(sums - part)
 

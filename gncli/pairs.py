@@ -17,7 +17,7 @@ from gncli.doubledouble import Number, Pair
 from gncli.moments import Floats
 from gncli.tile import Form
 
-# An anchor cuts what is added to and taken from it at 2**-53 of itself.
+# Anchors, as in doubledouble.py:
 _PART = 1.5 * 2.0**27  # of the largest deviation: 26 bits, whose products with as many are exact
 _SQUARE = 1.5 * 2.0**35  # of the same: 17 bits, so that the squares of a tile add up exactly
 
