@@ -6,11 +6,13 @@ What loads a command's tool, and with it numpy, is the body of the command; `gn 
 from __future__ import annotations
 
 import _thread
+import atexit
 import gc
 import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +75,7 @@ class Attempts:
     def __call__(self, address: str) -> Iterator[None]:
         try:
             yield
-        except (BrokenPipeError, UsageError):
+        except (BrokenPipeError, UsageError, click.ClickException, click.exceptions.Exit):
             raise
         except Exception as error:  # noqa: BLE001 - told, counted, and shown whole with GN_DEBUG
             self.failed += 1
@@ -187,7 +189,7 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """What the shell runs. The process is gn's own, and is set up here."""
     gc.set_threshold(50_000)  # nothing that is loaded is garbage, and to find that out takes milliseconds
     # The engine brings its own threads, and BLAS's would fight them. Read once, when numpy is loaded.
@@ -204,5 +206,26 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     try:
         gn()
+    except SystemExit as end:
+        code = end.code
+    except BaseException as error:  # noqa: BLE001 - as Python itself would end, but without its exit
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    _end(code)
+
+
+def _end(code: str | int | None) -> NoReturn:
+    """End the process with all that Python does at its end, but without C's exit handlers.
+
+    That of libhdf5 closes what is still open, and crashes on some of it: an object whose close has failed,
+    a property list of a virtual dataset.
+    """
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing ends its processes
+        atexit._run_exitfuncs()
+        _settle()
     finally:
-        gc.freeze()  # nor is what the interpreter would look through again at its end, for as long
+        leavings.clear()
+        os._exit(code if isinstance(code, int) else int(code is not None))

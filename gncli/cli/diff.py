@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gncli.cli import options, tell, trouble
+from gncli.cli.command import Command
 from gncli.errors import GnError
 from gncli.report import reporting, say
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from gncli.compare import Comparison
 
 
-@click.command()
+@click.command(cls=Command)
 @options.a_arg
 @options.b_arg
 @options.tolerance_opts

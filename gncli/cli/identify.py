@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from gncli.cli import options, trouble
+from gncli.cli.command import Command
 from gncli.report import reporting
 
 
-@click.command()
+@click.command(cls=Command)
 @options.x_arg
 @options.y_arg
 @options.only_layout_opt

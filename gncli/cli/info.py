@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from gncli.cli import attempts, options
+from gncli.cli.command import Command
 from gncli.report import reporting
 
 
-@click.command()
+@click.command(cls=Command)
 @options.inputs_opts
 @options.allow_external_opt
 @options.words_opts

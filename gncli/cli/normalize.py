@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import click
 
 from gncli.cli import attempts, options
+from gncli.cli.command import Command
 from gncli.errors import UsageError
 from gncli.layout import Layout
 from gncli.report import reporting, say
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from gncli.normalize import Normalized, Settings
 
 
-@click.command()
+@click.command(cls=Command)
 @options.inputs_opts
 @options.grouping_opts
 @options.eps_opt

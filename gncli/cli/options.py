@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from gncli.cli import values
+from gncli.cli.command import DATASET
 from gncli.conventions import CONVENTIONS
 from gncli.errors import UsageError
 
@@ -91,9 +92,18 @@ def all_inputs(
             raise click.MissingParameter(ctx=ctx, param=argument)
     else:
         inputs += tuple(listed(from_file, "\0" if null else "\n"))
-    if [*inputs, from_file, ctx.params.get("gamma"), ctx.params.get("beta")].count("-") > 1:
-        raise click.UsageError("standard input (-) can be read once, and is named twice")
+    require_one_reader(from_file, *inputs, ctx.params.get("gamma"), ctx.params.get("beta"))
     return inputs
+
+
+def require_one_reader(*addresses: object) -> None:
+    """Raise click.UsageError where standard input would be read twice.
+
+    Several datasets of one HDF5 file on it, as `-::/a` and `-::/b`, are one reading.
+    """
+    given = [address for address in addresses if isinstance(address, str)]
+    if given.count("-") + any(address.startswith(DATASET) for address in given) > 1:
+        raise click.UsageError("standard input (-) can be read once, and is named twice")
 
 
 def listed(path: str, end: str) -> list[str]:

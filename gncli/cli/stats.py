@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from gncli.cli import attempts, options
+from gncli.cli.command import Command
 from gncli.report import reporting
 
 
-@click.command()
+@click.command(cls=Command)
 @options.inputs_opts
 @options.by_opt
 @options.grouping_opts

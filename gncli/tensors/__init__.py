@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from math import prod
 from typing import Any, Protocol
 
@@ -96,14 +96,13 @@ def open_source(address: str, *, external: bool = False, force: bool = False) ->
     from gncli.tensors.hdf5 import Hdf5Source
     from gncli.tensors.hdf5_find import find
 
-    with _spooled(path) as file:
-        found = find(file, name, external=external)
-        if len(found) > 1:
-            message = f"{len(found)} datasets; name one: {candidates(file, found)}"
-            raise AddressError(message, address=address)
-        source = Hdf5Source(file, found[0][0], external=external, force=force)
-        source.address = f"{path}::{found[0][0]}"
-        return source
+    file = _stored(path)
+    found = find(file, name, external=external, shown=path)
+    if len(found) > 1:
+        message = f"{len(found)} datasets; name one: {candidates(path, found)}"
+        raise AddressError(message, address=address)
+    (dataset, _), shown = found[0], f"{path}::{found[0][0]}"
+    return Hdf5Source(file, dataset, external=external, force=force, address=shown)
 
 
 def open_seekable(address: str, *, external: bool = False) -> Source:
@@ -135,8 +134,7 @@ def expand(address: str, *, external: bool = False) -> list[str]:
         return [address]
     from gncli.tensors.hdf5_find import find
 
-    with _spooled(path) as file:
-        return [f"{path}::{dataset}" for dataset, _ in find(file, name, external=external)]
+    return [f"{path}::{dataset}" for dataset, _ in find(_stored(path), name, external=external, shown=path)]
 
 
 def choose(
@@ -156,23 +154,23 @@ def choose(
         return [address]
     from gncli.tensors.hdf5_find import find, is_glob
 
-    with _spooled(path) as file:
-        found = fitting = find(file, name, external=external)
-        if name is None:
-            fitting = [(dataset, shape) for dataset, shape in found if shape is not None and fits(shape)]
-        elif is_glob(file, name):
-            fitting = [
-                (dataset, shape)
-                for dataset, shape in found
-                if shape is None or of_several(f"{path}::{dataset}", shape)
-            ]
-        if name is None and len(fitting) > 1:
-            message = f"{len(fitting)} datasets fit; name one: {candidates(file, fitting)}"
-            raise AddressError(message, address=address)
-        if not fitting:
-            message = f"no dataset has a shape that fits; it holds {candidates(file, found)}"
-            raise AddressError(message, address=address)
-        return [f"{path}::{dataset}" for dataset, _ in fitting]
+    file = _stored(path)
+    found = fitting = find(file, name, external=external, shown=path)
+    if name is None:
+        fitting = [(dataset, shape) for dataset, shape in found if shape is not None and fits(shape)]
+    elif is_glob(file, name):
+        fitting = [
+            (dataset, shape)
+            for dataset, shape in found
+            if shape is None or of_several(f"{path}::{dataset}", shape)
+        ]
+    if name is None and len(fitting) > 1:
+        message = f"{len(fitting)} datasets fit; name one: {candidates(path, fitting)}"
+        raise AddressError(message, address=address)
+    if not fitting:
+        message = f"no dataset has a shape that fits; it holds {candidates(path, found)}"
+        raise AddressError(message, address=address)
+    return [f"{path}::{dataset}" for dataset, _ in fitting]
 
 
 def inspect(address: str, *, external: bool = False) -> Iterator[TensorHeader]:
@@ -186,8 +184,7 @@ def inspect(address: str, *, external: bool = False) -> Iterator[TensorHeader]:
         return
     from gncli.tensors.hdf5_info import inspect_datasets
 
-    with _spooled(path) as file:
-        yield from inspect_datasets(file, name, external=external)
+    yield from inspect_datasets(_stored(path), name, external=external, shown=path)
 
 
 def default_output(address: str) -> str:
@@ -253,24 +250,10 @@ def _locate(address: str) -> tuple[str, str | None, str]:
     return path, name, kind
 
 
-@contextmanager
-def _spooled(path: str) -> Iterator[str]:
-    """The HDF5 file at `path`, which of a pipe is a temporary one; errors within name the pipe.
-
-    Standard input by a name that a shell takes: `-::/x` would be an option.
-    """
+def _stored(path: str) -> str:
+    """Return the HDF5 file to open for `path`: the very file, or a temporary one that holds a pipe's bytes."""
     stream = stream_at(path)
-    if stream is None:
-        yield path
-        return
-    file = stream.spool()
-    try:
-        yield file
-    except GnError as error:
-        shown = "/dev/stdin" if path == "-" else path
-        error.message = error.message.replace(file, shown)
-        error.address = error.address.replace(file, shown) if error.address else path
-        raise
+    return path if stream is None else stream.spool()
 
 
 def _kind_of_input(source: Source) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import h5py
@@ -22,7 +23,7 @@ from gncli.tensors.hdf5_filters import require_filters
 from gncli.tensors.hdf5_find import numeric_dtype
 from gncli.tensors.hdf5_grid import Grid, hyperslabs
 from gncli.tensors.hdf5_places import places, read_places
-from gncli.tensors.hdf5_safety import lookup, open_file, require_own, require_stored
+from gncli.tensors.hdf5_safety import Dataset, lookup, open_file, require_own, require_stored
 
 LEAST = 1 << 20  # bytes of chunks that are held whatever the budget
 
@@ -31,24 +32,33 @@ class Hdf5Source:
     """The dataset `name` of the HDF5 file at `path`. Raises AddressError, FormatError.
 
     `external`: other files may be read, if the file names them. `force`: fill values may be read, where the
-    file declares far more than it stores.
+    file declares far more than it stores. `address` is what messages call it, by default both joined.
     """
 
     fortran = False
 
-    def __init__(self, path: str, name: str, *, external: bool = False, force: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        name: str,
+        *,
+        external: bool = False,
+        force: bool = False,
+        address: str | None = None,
+    ) -> None:
         self.path, self.name, self.external = path, name, external
-        self.address = f"{path}::{name}"
-        self._file = open_file(path)
+        self.address = address or f"{path}::{name}"
+        shown = self.address.removesuffix(f"::{name}")
+        self._file = open_file(path, shown)
         try:
             with translated(FormatError, self.address):
-                self._open(force)
+                self._open(shown, force)
         except BaseException:
             self._file.close()
             raise
 
-    def _open(self, force: bool) -> None:
-        dataset = lookup(self._file, self.name, external=self.external)
+    def _open(self, shown: str, force: bool) -> None:
+        dataset = lookup(self._file, self.name, external=self.external, shown=shown)
         if dataset is None:
             raise AddressError("is not there any more", address=self.address)
         self.dtype: np.dtype[Any] = numeric_dtype(dataset, self.address)
@@ -141,7 +151,9 @@ class Hdf5Source:
             self.dataset.id.read(in_memory, in_file, block)
 
     def close(self) -> None:
-        self._file.close()
+        """Close the file, with all that was opened of it. Raises FormatError where HDF5 cannot."""
+        with translated(FormatError, self.address, "cannot be closed"):
+            self._file.close()
 
     def __reduce__(self) -> tuple[Callable[..., Hdf5Source], tuple[Any, ...]]:
         return _open_again, (os.path.abspath(self.path), self.name, self.external, self.address, self._state)
@@ -151,8 +163,7 @@ def _open_again(path: str, name: str, external: bool, address: str, state: tuple
     """In another process, perhaps on another machine. Raises AddressError unless it is the same file."""
     if not os.path.isfile(path):
         raise AddressError(f"{path}: no such file", address=address)
-    source = Hdf5Source(path, name, external=external, force=True)
-    source.address = address
+    source = Hdf5Source(path, name, external=external, force=True, address=address)
     if source._state != state:
         source.close()
         message = f"{path} has another size or time of change than the file that was meant"
@@ -176,9 +187,9 @@ def open_dataset(file: h5py.File, name: bytes, nbytes: int, chunk_bytes: int) ->
     # HDF5's advice: a hundred slots a chunk, so that no two share one. With w0 = 1, which its manual
     # recommends for what is read once, HDF5 (1.14 and 2.0) does not keep to the size; 0.75 is its default.
     slots = min(100 * (nbytes // chunk_bytes) + 1, 2**20 - 1)
-    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-    access.set_chunk_cache(slots, nbytes, 0.75)
-    return h5py.Dataset(h5py.h5d.open(file.id, name, access))
+    with closing(h5py.h5p.create(h5py.h5p.DATASET_ACCESS)) as access:
+        access.set_chunk_cache(slots, nbytes, 0.75)
+        return Dataset(h5py.h5d.open(file.id, name, access))
 
 
 def _state(descriptor: int) -> tuple[int, int]:

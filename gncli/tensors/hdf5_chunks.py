@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -92,14 +93,16 @@ def raw(dataset: h5py.Dataset, *, new: bool = False) -> Raw | None:
 
     `new`: nothing is written yet.
     """
-    settings = dataset.id.get_create_plist()
-    if settings.get_layout() != h5py.h5d.CHUNKED or not dataset.size or not is_plain(dataset):
+    with closing(dataset.id.get_create_plist()) as settings:
+        chunked, pipeline = settings.get_layout() == h5py.h5d.CHUNKED, Pipeline.of(settings)
+        no_fill = settings.fill_value_defined() == h5py.h5d.FILL_VALUE_UNDEFINED
+    if not chunked or not dataset.size or not is_plain(dataset):
         return None
-    grid, pipeline = Grid(dataset.shape, dataset.chunks), Pipeline.of(settings)
+    grid = Grid(dataset.shape, dataset.chunks)
     nbytes = grid.size * dataset.dtype.itemsize
     if pipeline is None or nbytes < _SMALLEST or math.prod(grid.counts) > _MOST_CHUNKS:
         return None
-    if user_block(dataset.file) or settings.fill_value_defined() == h5py.h5d.FILL_VALUE_UNDEFINED:
+    if user_block(dataset.file) or no_fill:
         return None
     table = Table(dataset, grid)
     if not table.sound or (not new and table.has_plain_edges(grid, pipeline, nbytes)):

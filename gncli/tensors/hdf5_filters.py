@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,10 +78,12 @@ class Pipeline:
         filters = []
         for index in range(settings.get_nfilters()):
             code, _, values, _ = settings.get_filter(index)
-            known = code in (DEFLATE, FLETCHER32) or (
-                code == SHUFFLE and values[:1] and values[0] in (1, *WORD)
-            )
-            if not known:
+            known = {
+                DEFLATE: values[:1] and values[0] <= 9,  # HDF5 neither writes nor reads other levels
+                SHUFFLE: values[:1] and values[0] in (1, *WORD),
+                FLETCHER32: True,
+            }
+            if not known.get(code):
                 return None
             filters.append((code, tuple(values)))
         return cls(tuple(filters))
@@ -110,9 +112,9 @@ class Pipeline:
 
 def require_filters(dataset: h5py.Dataset, address: str) -> None:
     """Raise FormatError, with the name of a filter and what brings it, where one is missing."""
-    settings = dataset.id.get_create_plist()
-    for index in range(settings.get_nfilters()):
-        code, _, _, told = settings.get_filter(index)
+    with closing(dataset.id.get_create_plist()) as settings:
+        filters = [settings.get_filter(index) for index in range(settings.get_nfilters())]
+    for code, _, _, told in filters:
         if h5py.h5z.filter_avail(code):
             continue
         with suppress(ImportError):  # it makes what it brings known to HDF5

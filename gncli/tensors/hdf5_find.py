@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,36 +11,65 @@ import h5py
 import numpy as np
 
 from gncli.errors import AddressError, FormatError, GnError
+from gncli.report import say
 from gncli.tensors.address import LISTED, candidates, near, pasted, require_numeric
-from gncli.tensors.hdf5_errors import h5py_reason, translated
+from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.tensors.hdf5_safety import ForeignLinkError, is_sound, lookup, open_file, require_own
 
 Found = list[tuple[str, tuple[int, ...] | None]]
 
+# Classes of HDF5's types that are no numbers, though h5py maps some of them to numpy's integers.
+NOT_NUMBERS = {
+    h5py.h5t.BITFIELD: "holds a bitfield; save it as integers",
+    h5py.h5t.OPAQUE: "holds opaque bytes; gn takes numbers",
+    h5py.h5t.TIME: "holds times; save them as numbers",
+}
 
-def find(path: str, pattern: str | None, *, external: bool = False) -> Found:
+
+class OddTypeError(FormatError):
+    """A dataset of a type that looks like numbers, but that gn cannot take: a search tells of it."""
+
+
+def find(path: str, pattern: str | None, *, external: bool = False, shown: str | None = None) -> Found:
     """Path and shape of the numeric datasets that `pattern` names: a path, a glob, None for all.
 
-    Each once, under its first name. What is damaged, or lies in another file and may not be read, is named
-    too, without its shape: whoever opens it is told why not. Raises AddressError where there is none.
+    Each is listed once, under a hard link's path where one matches. What is damaged, or lies in another
+    file and may not be read, is named too, without its shape: whoever opens it is told why not. A warning
+    names a dataset of an unusual type, which is left out. Messages call the file `shown`. Raises
+    AddressError where there is none.
     """
-    with open_file(path) as file, translated(FormatError, path):
-        thing = None if pattern is None else lookup(file, pattern, external=external)
+    shown = shown or path
+    with translated(FormatError, shown), open_file(path, shown) as file:
+        thing = None if pattern is None else lookup(file, pattern, external=external, shown=shown)
         if pattern is not None and thing is not None:
-            return [(pattern, _shape_at(path, pattern, thing, external))]
+            return [(pattern, _shape_at(shown, pattern, thing, external))]
         everything = list(walk(file, external=external))
-        seen = set()
+        matching = {
+            name: dataset for name, dataset in everything if pattern is None or _matches(name, pattern)
+        }
         found: Found = []
-        for name, dataset in everything:
-            if (pattern is None or _matches(name, pattern)) and (dataset is None or dataset not in seen):
+        odd: list[FormatError] = []
+        seen = set()
+        for name, dataset in matching.items():
+            if dataset is None:
+                found.append((name, None))
+            elif dataset not in seen:
                 seen.add(dataset)
-                if dataset is None:
-                    found.append((name, None))
-                elif is_numeric(dataset):
+                try:
+                    numeric_dtype(dataset, f"{shown}::{name}")
+                except OddTypeError as error:
+                    odd.append(error)
+                except FormatError:  # text, references, structures: nobody takes these for a tensor
+                    continue
+                else:
                     found.append((name, _shape(dataset, external)))
+        for error in odd[:LISTED]:
+            say("warning", f"{error.address}: left out: {error.message}")
+        if len(odd) > LISTED:
+            say("warning", f"{shown}: {len(odd) - LISTED} more datasets of such types are left out")
         if not found:
             names = [name for name, _ in everything]
-            raise AddressError(_nothing(path, pattern, names, bool(seen)), address=path)
+            raise AddressError(_nothing(shown, pattern, names, bool(matching)), address=shown)
         return found
 
 
@@ -59,12 +89,12 @@ def walk(
 ) -> Iterator[tuple[str, h5py.Dataset | None]]:
     """Every dataset by every path to it within the file; with `hard`, only those by hard links alone.
 
-    None stands for what is damaged, or in another file, unless `external` links may be followed.
+    Hard links come before others, so that a dataset's own path comes before an alias. None stands for what is damaged, or in another file, unless `external` links may be followed.
     """
     links: list[tuple[bytes, int]] = []
     # Not by visititems_links, which stumbles over names that are not UTF-8. It is one `link` for all calls.
     file.id.links.visit(lambda path, link: links.append((path, link.type)), info=True)
-    for path, kind in links:
+    for path, kind in sorted(links, key=lambda link: link[1] != h5py.h5l.TYPE_HARD):
         name = "/" + path.decode("utf-8", "surrogateescape")
         if hard and kind != h5py.h5l.TYPE_HARD:
             continue
@@ -81,20 +111,37 @@ def numeric_dtype(dataset: h5py.Dataset, address: str) -> np.dtype[Any]:
     """The dtype, if gn can take it; else a FormatError."""
     if not isinstance(dataset, h5py.Dataset):
         raise AddressError("is not a dataset", address=address)
+    with translated(OddTypeError, address):
+        return _numeric_dtype(dataset, address)
+
+
+def _numeric_dtype(dataset: h5py.Dataset, address: str) -> np.dtype[Any]:
+    # A type of HDF5 is asked, not a value: to know its shape, a virtual dataset asks other files.
+    with closing(dataset.id.get_type()) as kind:
+        type_class, sound = kind.get_class(), is_sound(kind)
+    with closing(dataset.id.get_create_plist()) as settings:
+        virtual = settings.get_layout() == h5py.h5d.VIRTUAL
+    if type_class in NOT_NUMBERS:
+        raise OddTypeError(NOT_NUMBERS[type_class], address=address)
     try:
         dtype: np.dtype[Any] = dataset.dtype
-    except TypeError as error:
-        raise FormatError(f"has a type that numpy lacks: {h5py_reason(error)}", address=address) from None
-    # Asked of the type and the class of space: a virtual dataset asks other files for its shape.
-    if dataset.id.get_create_plist().get_layout() != h5py.h5d.VIRTUAL and dataset.shape is None:
+    except H5PY_ERRORS as error:
+        raise OddTypeError(f"has a type that numpy lacks: {h5py_reason(error)}", address=address) from None
+    if not virtual and dataset.shape is None:
         raise FormatError("is empty: it has a type and no shape", address=address)
     if dtype.hasobject:  # h5py's way with what has no fixed size
         raise FormatError("holds strings, references or lists; gn takes numbers", address=address)
     if dtype.kind in "iu" and h5py.check_enum_dtype(dtype) is not None:
-        raise FormatError("holds an enumeration; save its values as integers", address=address)
-    require_numeric(dtype, address)
-    if not is_sound(dataset.id.get_type()):
-        raise FormatError("has a type whose bits lie outside its bytes; the file is damaged", address=address)
+        raise OddTypeError("holds an enumeration; save its values as integers", address=address)
+    try:
+        require_numeric(dtype, address)
+    except FormatError as error:
+        if dtype.kind in "cf":  # complex numbers, and floats of more than 64 bits
+            raise OddTypeError(error.message, address=address) from None
+        raise
+    if not sound:
+        hint = "has a type whose bits lie outside its bytes; the file is damaged"
+        raise OddTypeError(hint, address=address)
     return dtype
 
 
@@ -109,9 +156,10 @@ def is_numeric(dataset: h5py.Dataset) -> bool:
 def _shape(dataset: h5py.Dataset, external: bool) -> tuple[int, ...] | None:
     try:
         require_own(dataset, "", external=external)
+        with translated(FormatError, ""):
+            shape: tuple[int, ...] = dataset.shape
     except GnError:
         return None
-    shape: tuple[int, ...] = dataset.shape
     return shape
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import h5py
 import numpy as np
 
 from gncli.errors import FormatError, GnError
-from gncli.tensors.hdf5_errors import translated
+from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.tensors.hdf5_find import find, numeric_dtype, walk
 from gncli.tensors.hdf5_safety import lookup, open_file, require_own
 from gncli.tensors.header import TensorHeader
@@ -25,24 +26,27 @@ STORAGE = {
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
 
 
-def inspect_datasets(path: str, pattern: str | None, *, external: bool = False) -> Iterator[TensorHeader]:
-    """Of the numeric datasets that `pattern` names, as `find` does. Raises AddressError, FormatError.
+def inspect_datasets(
+    path: str, pattern: str | None, *, external: bool = False, shown: str | None = None
+) -> Iterator[TensorHeader]:
+    """Headers of the numeric datasets that `pattern` names, as `find` does. Raises AddressError, FormatError.
 
-    One that is damaged, or may not be read, is told after the others.
+    `shown` is what addresses and messages call the file. One that is damaged, or may not be read, is told after the others.
     """
-    found = find(path, pattern, external=external)
+    shown = shown or path
+    found = find(path, pattern, external=external, shown=shown)
     wrong: GnError | None = None
-    with open_file(path) as file:
-        with translated(FormatError, path):
+    with translated(FormatError, shown), open_file(path, shown) as file:
+        with translated(FormatError, shown):
             names: dict[h5py.Dataset, list[str]] = defaultdict(list)
             for name, dataset in walk(file, external=external):
                 if dataset is not None:
                     names[dataset].append(name)
         for name, _ in found:
-            address = f"{path}::{name}"
+            address = f"{shown}::{name}"
             try:
                 with translated(FormatError, address):
-                    dataset = lookup(file, name, external=external)
+                    dataset = lookup(file, name, external=external, shown=shown)
                     numeric_dtype(dataset, address)
                     require_own(dataset, address, external=external)
                     others = [other for other in names[dataset] if other != name]
@@ -57,19 +61,21 @@ def inspect_datasets(path: str, pattern: str | None, *, external: bool = False) 
 
 
 def _header(address: str, dataset: h5py.Dataset, links: list[dict[str, str]]) -> TensorHeader:
-    settings = dataset.id.get_create_plist()
-    storage = STORAGE.get(settings.get_layout(), "unknown")
+    with closing(dataset.id.get_create_plist()) as settings:
+        storage = STORAGE.get(settings.get_layout(), "unknown")
+        storage = "external" if settings.get_external_count() else storage
+        filters = [_filter(*settings.get_filter(index)) for index in range(settings.get_nfilters())]
     return TensorHeader(
         address,
         dataset.shape,
         dataset.dtype,
         False,
-        "external" if settings.get_external_count() else storage,
+        storage,
         dataset.id.get_storage_size(),
         dataset.chunks,
         dataset.maxshape,
-        [_filter(*settings.get_filter(index)) for index in range(settings.get_nfilters())],
-        {name: _attribute(dataset, name) for name in dataset.attrs},
+        filters,
+        {_text(name): _attribute(dataset, name) for name in dataset.attrs},
         links,
     )
 
@@ -79,12 +85,17 @@ def _filter(code: int, flags: int, options: tuple[int, ...], name: bytes) -> dic
     return {"name": known, "id": code, "options": list(options)}
 
 
-def _attribute(dataset: h5py.Dataset, name: str) -> object:
+def _text(name: str | bytes) -> str:
+    """Return a name as text; h5py gives bytes where it is not UTF-8."""
+    return name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
+
+
+def _attribute(dataset: h5py.Dataset, name: str | bytes) -> object:
     """As JSON has it; in words what JSON has not."""
     try:
         value = dataset.attrs[name]
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        return f"cannot be read: {error}"
+    except H5PY_ERRORS as error:
+        return f"cannot be read: {h5py_reason(error)}"
     return _plain(value.tolist() if isinstance(value, np.ndarray | np.generic) else value)
 
 

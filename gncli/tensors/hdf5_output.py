@@ -87,9 +87,18 @@ class Hdf5Output:
         return Bonds(self.open())
 
     def close(self) -> None:
-        if self._h5 is not None:
-            self._h5.close()
-            self._h5 = None
+        """Close the file, for work within `do`. Raises what HDF5 says where it cannot write all it holds."""
+        file, self._h5 = self._h5, None
+        if file is None:
+            return
+        try:
+            file.flush()  # a dataset whose close fails would be neither open nor closed
+            file.close()
+        except BaseException:
+            # Python would close each object again when it frees it, and HDF5 may crash then.
+            for thing in h5py.h5f.get_obj_ids(file.id):
+                thing.locked = True
+            raise
 
     def do(self, address: str, work: Callable[..., None], *arguments: object) -> None:
         """HDF5's work on the file, in a thread that is gone afterwards: processes can be forked then.

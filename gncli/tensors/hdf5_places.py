@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -60,18 +61,20 @@ class Places:
 
 def places(dataset: h5py.Dataset, size: int) -> Places | None:
     """Of a dataset of a file of `size` bytes; None where values are not there, or not as in memory."""
-    settings = dataset.id.get_create_plist()
+    with closing(dataset.id.get_create_plist()) as settings:
+        outside, layout = settings.get_external_count() > 0, settings.get_layout()
+        filtered = settings.get_nfilters() > 0
     itemsize, nbytes = dataset.dtype.itemsize, dataset.size * dataset.dtype.itemsize
-    if not (POSITIONED and dataset.size and is_plain(dataset) and settings.get_external_count() == 0):
+    if not (POSITIONED and dataset.size and is_plain(dataset)) or outside:
         return None
-    if settings.get_layout() == h5py.h5d.CONTIGUOUS:
+    if layout == h5py.h5d.CONTIGUOUS:
         # Of one that was never written, storage is 0; the offset is no use to tell it by.
         allocated = dataset.id.get_storage_size() == nbytes
         offset = dataset.id.get_offset() if allocated else None
         if offset is None or not 0 < offset <= size - nbytes:
             return None
         return Places(itemsize, dataset.size, dataset.size, np.array([offset]))
-    if settings.get_layout() != h5py.h5d.CHUNKED or settings.get_nfilters():
+    if layout != h5py.h5d.CHUNKED or filtered:
         return None
     return _of_chunks(dataset, size)
 
@@ -83,7 +86,8 @@ def is_plain(dataset: h5py.Dataset) -> bool:
 
 
 def user_block(file: h5py.File) -> int:
-    return int(file.id.get_create_plist().get_userblock())
+    with closing(file.id.get_create_plist()) as settings:
+        return int(settings.get_userblock())
 
 
 def _of_chunks(dataset: h5py.Dataset, size: int) -> Places | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import h5py
@@ -46,6 +46,7 @@ class Bonds:
                 thing.id.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
                 if _mend(values, file, old, new):
                     thing.id.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+                    thing.flush()  # or raise, which a finalizer would not
 
     def _note(self, name: str | bytes, thing: Any) -> None:
         if _has_values(thing) or any(True for _ in _attributes(thing)):
@@ -73,8 +74,8 @@ def _has_values(thing: Any) -> bool:
 
 
 def _is_here(dataset: h5py.Dataset) -> bool:
-    settings = dataset.id.get_create_plist()
-    return bool(settings.get_layout() != h5py.h5d.VIRTUAL and settings.get_external_count() == 0)
+    with closing(dataset.id.get_create_plist()) as settings:
+        return bool(settings.get_layout() != h5py.h5d.VIRTUAL and settings.get_external_count() == 0)
 
 
 def _holds_references(thing: Any) -> bool:

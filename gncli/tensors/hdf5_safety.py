@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import h5py
+import numpy as np
 
 from gncli.errors import AddressError, FormatError
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
@@ -23,24 +25,69 @@ while h5py.h5pl.size():  # HDF5 would load filters, as machine code, from wherev
     h5py.h5pl.remove(0)
 
 
-def open_file(path: str) -> h5py.File:
-    """The HDF5 file at `path`. Raises AddressError where it is locked, FormatError where it is broken."""
+class ReadFile(h5py.File):
+    """An HDF5 file that is open for reading. Closing it closes what `lookup` opened in other files, too."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "r")
+        self.foreign: list[Any] = []
+
+    def close(self) -> None:
+        """Close the file and every object of it, so that an exception that still holds one does no harm."""
+        for thing in self.foreign:
+            thing.close()
+        self.foreign.clear()
+        super().close()
+
+
+class Dataset(h5py.Dataset):
+    """A dataset that keeps no property list open.
+
+    h5py's own does, as long as it lives, and libhdf5 crashes at exit where that of a virtual one is open.
+    """
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """The shape of a chunk; None where the layout is another."""
+        with closing(self.id.get_create_plist()) as settings:
+            if settings.get_layout() != h5py.h5d.CHUNKED:
+                return None
+            shape: tuple[int, ...] = settings.get_chunk()
+            return shape
+
+    @property
+    def fillvalue(self) -> Any:
+        """What stands for elements that were never written; 0 by default."""
+        value = np.zeros(1, self.dtype)
+        with closing(self.id.get_create_plist()) as settings:
+            settings.get_fill_value(value)
+        return value[0]
+
+
+def open_file(path: str, shown: str | None = None) -> ReadFile:
+    """Open the HDF5 file at `path`, which messages call `shown`.
+
+    Raises AddressError where it is locked, FormatError where it is broken.
+    """
+    shown = shown or path
     unlocked = "or set HDF5_USE_FILE_LOCKING=FALSE to read it all the same"
     try:
-        return h5py.File(path, "r")
+        return ReadFile(path)
     except BlockingIOError:
         message = f"is open for writing elsewhere; close it there first, {unlocked}"
-        raise AddressError(message, address=path) from None
+        raise AddressError(message, address=shown) from None
     except H5PY_ERRORS as error:
         reason = h5py_reason(error)
         if "unable to lock file" in str(error):
             message = f"cannot be locked: {reason}; copy it to another disk, {unlocked}"
-            raise AddressError(message, address=path) from None
-        raise FormatError(f"cannot be opened as HDF5: {reason}", address=path) from None
+            raise AddressError(message, address=shown) from None
+        raise FormatError(f"cannot be opened as HDF5: {reason}", address=shown) from None
 
 
 def is_sound(kind: Any) -> bool:
     """Whether a number's bits are all within it: HDF5 converts others too, and crashes."""
+    if not isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID):
+        return True
     bits = kind.get_precision()
     fields = [(kind.get_offset(), bits, 8 * kind.get_size())]
     if isinstance(kind, h5py.h5t.TypeFloatID):
@@ -53,23 +100,23 @@ class ForeignLinkError(AddressError):
     """A link leads into another file, which was not permitted."""
 
 
-def lookup(file: h5py.File, name: str, *, external: bool = False) -> Any:
+def lookup(file: h5py.File, name: str, *, external: bool = False, shown: str | None = None) -> Any:
     """The object at `name`, or None where there is none, or a link that leads nowhere.
 
-    Links are followed one by one: h5py itself would open the other file to see whether it is there.
+    `shown` is what messages call the file. Links are followed one by one: h5py itself would open the other file to see whether it is there.
     Raises ForeignLinkError unless `external` links may be followed, FormatError for what is damaged.
     """
-    address = f"{file.filename}::{name}"
+    address = f"{shown or file.filename}::{name}"
     with translated(FormatError, address):
         at = _lookup(file, name, address, external)
-        kinds = {h5py.h5g.GroupID: h5py.Group, h5py.h5d.DatasetID: h5py.Dataset}
+        kinds = {h5py.h5g.GroupID: h5py.Group, h5py.h5d.DatasetID: Dataset}
         return at and kinds.get(type(at), h5py.Datatype)(at)
 
 
 def _lookup(file: h5py.File, name: str, address: str, external: bool) -> Any:
     at = h5py.h5g.open(file.id, b"/")
     todo = _parts(encoded(name))
-    followed = 0
+    followed, foreign = 0, False
     while todo:
         part = todo.pop(0)
         if not isinstance(at, h5py.h5g.GroupID) or not at.links.exists(part):
@@ -88,9 +135,12 @@ def _lookup(file: h5py.File, name: str, address: str, external: bool) -> Any:
                 at = h5py.h5g.open(file.id, b"/")
         elif external:
             at = h5py.h5o.open(at, part)
+            foreign = True
         else:
             where = os.fsdecode(target[0]) if kind == h5py.h5l.TYPE_EXTERNAL else "a place of its own"
             raise ForeignLinkError(f"leads into another file, {where!r}; {PERMIT}", address=address)
+    if foreign and isinstance(file, ReadFile):
+        file.foreign.append(at)
     return at
 
 
@@ -113,20 +163,19 @@ def require_own(dataset: h5py.Dataset, address: str, *, external: bool = False) 
 
 
 def _require_own(dataset: h5py.Dataset, address: str, external: bool, within: list[Any]) -> None:
-    settings = dataset.id.get_create_plist()
-    for index in range(settings.get_external_count()):
-        name, offset, size = settings.get_external(index)
+    with closing(dataset.id.get_create_plist()) as settings:
+        pieces = [settings.get_external(index) for index in range(settings.get_external_count())]
+        sources = _sources(settings) if settings.get_layout() == h5py.h5d.VIRTUAL else []
+    for name, offset, size in pieces:
         where = os.fsdecode(name)
         if not external:
             raise AddressError(f"keeps its values in another file, {where!r}; {PERMIT}", address=address)
         path = _beside(dataset, where)
         if path is None or (size < 2**63 and os.path.getsize(path) < offset + size):
             raise AddressError(f"keeps its values in {where!r}, which is missing or short", address=address)
-    if settings.get_layout() != h5py.h5d.VIRTUAL:
-        return
-    if dataset in within:
+    if sources and dataset in within:
         raise FormatError("is a virtual dataset made of itself", address=address)
-    for source in _sources(settings):
+    for source in sources:
         if source.file == ".":
             _require_source(dataset.file, source, address, external, [*within, dataset])
             continue
@@ -145,14 +194,23 @@ class _VirtualSource(NamedTuple):
     name: str
 
 
-def _sources(settings: Any) -> Iterator[_VirtualSource]:
-    """Each file and dataset that a virtual dataset names, the first of those that are numbered."""
-    seen = set()
-    for index in range(settings.get_virtual_count()):
-        pair = settings.get_virtual_filename(index), settings.get_virtual_dsetname(index)
-        if pair not in seen:
-            seen.add(pair)
-            yield _VirtualSource(*(text.replace("%b", "0").replace("%%", "%") for text in pair))
+def _sources(settings: Any) -> list[_VirtualSource]:
+    """Return each file and dataset that a virtual dataset names, the first of those that are numbered."""
+    pairs = dict.fromkeys(
+        (_text(settings.get_virtual_filename, index), _text(settings.get_virtual_dsetname, index))
+        for index in range(settings.get_virtual_count())
+    )
+    return [
+        _VirtualSource(*(text.replace("%b", "0").replace("%%", "%") for text in pair)) for pair in pairs
+    ]
+
+
+def _text(get: Callable[[int], str], index: int) -> str:
+    """Return a name that need not be UTF-8, though h5py takes it for that."""
+    try:
+        return get(index)
+    except UnicodeDecodeError as error:
+        return error.object.decode("utf-8", "surrogateescape")
 
 
 def _require_source(
@@ -187,15 +245,17 @@ def require_stored(dataset: h5py.Dataset, address: str) -> None:
 
 def _stored(dataset: h5py.Dataset) -> int:
     """Bytes that the file has of the dataset's values, or at most has: they may be said to overlap."""
-    settings = dataset.id.get_create_plist()
-    if settings.get_external_count():
+    with closing(dataset.id.get_create_plist()) as settings:
+        outside, layout = settings.get_external_count() > 0, settings.get_layout()
+        sources = _sources(settings) if layout == h5py.h5d.VIRTUAL else []
+    if outside:
         declared: int = math.prod(dataset.shape) * dataset.dtype.itemsize
         return declared  # require_own has looked
-    if settings.get_layout() != h5py.h5d.VIRTUAL:
+    if layout != h5py.h5d.VIRTUAL:
         size: int = dataset.id.get_storage_size()
         return min(size, os.path.getsize(dataset.file.filename))
     total = 0
-    for source in _sources(settings):
+    for source in sources:
         if source.file == ".":
             total += _stored(lookup(dataset.file, source.name, external=True))
         elif path := _beside(dataset, source.file):

@@ -149,8 +149,8 @@ class Hdf5Sink(Hdf5Part):
             self._close()
 
     def _close(self) -> None:
+        self._output.close()  # before the dataset is freed: a finalizer would keep to itself that it failed
         self._dataset = self._chunks = None
-        self._output.close()
 
     def _write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
         done = 0

@@ -1,0 +1,29 @@
+"""What every command has in common: `-::/path`, a dataset of the HDF5 file on standard input, is an address."""
+
+from __future__ import annotations
+
+import click
+
+DATASET = "-::"
+# To click, a word that begins with a dash is an option. It is given another name of the same file instead,
+# which nobody would write and everybody understands, should click show it.
+STANDARD_INPUT = "//dev/stdin::"
+
+
+class Command(click.Command):
+    """A click command that takes `-::/path` for an argument, as click does `-`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        hidden = [STANDARD_INPUT + arg[len(DATASET) :] if arg.startswith(DATASET) else arg for arg in args]
+        rest = super().parse_args(ctx, hidden)
+        ctx.params = {name: _shown(value) for name, value in ctx.params.items()}
+        return rest
+
+
+def _shown(value: object) -> object:
+    """Return a parameter's value as it was written."""
+    if isinstance(value, tuple):
+        return tuple(map(_shown, value))
+    if isinstance(value, str) and value.startswith(STANDARD_INPUT):
+        return DATASET + value[len(STANDARD_INPUT) :]
+    return value
