@@ -74,10 +74,13 @@ def fill(
     *,
     external: bool = False,
 ) -> dict[str, list[Any]] | None:
-    """The row of `histogram` with what stands at `address`, read once. Raises GnError."""
+    """The row of `histogram` with what stands at `address`, read once. Raises GnError.
+
+    It has been read, or written, before: what it declares to hold was believed then.
+    """
     if histogram is None:
         return None
-    source = open_source(address, external=external)
+    source = open_source(address, external=external, force=True)
     try:
         size = prod(source.shape)
         workers = jobs or usable_cores()

@@ -196,7 +196,8 @@ def with_histograms(record: Mapping[str, Any], settings: Settings, bins: int = B
     if output is not None:
         done["after"] = fill(after, output, settings.jobs, settings.progress)
     elif after is not None:
-        normalize_file(address, None, settings, dry_run=True, into=HistogramSink(address, after))
+        sink = HistogramSink(address, after)
+        normalize_file(address, None, settings, force=True, dry_run=True, into=sink)
         done["after"] = after.row()
     return {**record, "histogram": done}
 

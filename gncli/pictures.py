@@ -39,7 +39,7 @@ def plot_tensor(path: str, record: Mapping[str, Any], chosen: Mapping[str, Any])
         by = "group" if given in divisors(channels) else "channel"
         title += f" {word}" + (f", {channels} channels by {by}" if by == "channel" else "")
         parts = channels if by == "channel" else group_count(channels, *_groups(chosen))
-        rows_of = stats_file(record["input"], **{**chosen, "by": ("sample", by)})
+        rows_of = stats_file(record["input"], force=True, **{**chosen, "by": ("sample", by)})
         cells = list(islice(((row["mean"], row["std"]) for row in rows_of), max(1, CELLS // parts) * parts))
         means, stds = np.array(cells).T.reshape(2, -1, parts)
         when = " before" if "before" in rows else ""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gncli.errors import OutputError, UsageError
 from gncli.tensors.staging import Staged
+from gncli.words import printable
 
 try:
     from matplotlib import rc_context
@@ -83,8 +84,8 @@ def _figure(title: str, count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _plain(text: str) -> str:
-    """Not as mathematics, which a $ would begin."""
-    return text.replace("$", r"\$")
+    """Not as mathematics, which a $ would begin; what cannot be shown is escaped."""
+    return printable(text).replace("$", r"\$")
 
 
 def _histograms(ax: Axes, histograms: Mapping[str, Histogram]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod, sqrt
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli.layout import Geometry, divisors, geometry
+from gncli.words import quoted
 
 Floats: TypeAlias = NDArray[np.float64]
 Places: TypeAlias = NDArray[np.int64]
@@ -165,7 +165,7 @@ class Recipe:
         words += ["--divide-by", "variance"] if self.place == "variance" else []
         for name, value in (("--gamma", gamma), ("--beta", beta), ("--dtype", dtype)):
             words += [name, value] if value is not None else []
-        return shlex.join(words)
+        return " ".join(map(quoted, words))
 
 
 def structures(shape: tuple[int, ...], words: Sequence[str]) -> list[Structure]:

@@ -27,9 +27,14 @@ from gncli.tensors.address import check_identity, identity
 from gncli.tensors.stream import StreamSource
 
 
-def stats_file(address: str, *, allow_external: bool = False, **chosen: Any) -> Iterator[dict[str, object]]:
-    """The records of `tensor_stats` of what stands at `address`. Raises GnError."""
-    source = open_source(address, external=allow_external)
+def stats_file(
+    address: str, *, allow_external: bool = False, force: bool = False, **chosen: Any
+) -> Iterator[dict[str, object]]:
+    """The records of `tensor_stats` of what stands at `address`. Raises GnError.
+
+    `force`: read it, too, where an HDF5 file declares far more than it stores.
+    """
+    source = open_source(address, external=allow_external, force=force)
     try:
         yield from tensor_stats(source, address, **chosen)
     except GnError as error:

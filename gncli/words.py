@@ -6,6 +6,7 @@ One record is a page, several are a row each: a list of lines and grids, which `
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -38,6 +39,21 @@ def as_size(count: float) -> str:
 def printable(text: str) -> str:
     """`text` on one line: what no terminal shows, or acts upon, is escaped as Python would."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def quoted(word: str) -> str:
+    """Return `word` as a shell takes it; in $'...' where it is not all printable."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(map(_escaped, word)) + "'"
+
+
+def _escaped(sign: str) -> str:
+    if sign in "\\'":
+        return "\\" + sign
+    if sign.isprintable():
+        return sign
+    return "".join(f"\\x{byte:02x}" for byte in sign.encode("utf-8", "surrogateescape"))
 
 
 def cell(value: object) -> str:

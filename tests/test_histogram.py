@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from arrays import Array, normal, spoiled
@@ -106,3 +108,40 @@ def test_a_pipe_cannot_be_read_twice(shell: Shell) -> None:
         done = shell(f"cat x.npy | $gn {words} --hist", code=2)
         assert "--hist reads a tensor twice; give a file in place of " in done.stderr
     assert not Path("y.npy").exists()
+
+
+@pytest.mark.parametrize("more", [["--hist"], ["--plot", "p.svg"], ["--hist", "--plot", "p.svg"]])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize("how", ["sparse", "external"])
+def test_what_was_read_once_is_read_again(
+    gn: Gn, monkeypatch: pytest.MonkeyPatch, how: str, dry: list[str], more: list[str]
+) -> None:
+    """What the first pass was permitted, the passes of a picture are."""
+    monkeypatch.setattr("gncli.tensors.hdf5_safety.WORTH_A_DOUBT", 100)  # bytes, in place of a gigabyte
+    x = np.zeros((2, 4, 30), "f4")
+    with h5py.File("f.h5", "w") as file:
+        if how == "sparse":
+            file.create_dataset("x", x.shape, "f4", chunks=(1, 4, 10))
+        else:
+            x = normal(2, 4, 30)
+            file.create_dataset("x", data=x, external=[("raw.bin", 0, x.nbytes)])
+    permit = {"sparse": "--force", "external": "--allow-external"}[how]
+    assert permit in gn("normalize", "f.h5::/x", "-g", 2, *more, *dry, code=1).stderr
+    assert sorted(os.listdir()) == (["f.h5"] if how == "sparse" else ["f.h5", "raw.bin"])
+    done = gn("normalize", "f.h5::/x", "-g", 2, permit, *more, *dry, "--format", "json")
+    if "--hist" in more:
+        found = json.loads(done.stdout)["histogram"]
+        check(found["before"], x)
+        assert sum(found["after"]["counts"]) == x.size
+    assert Path("p.svg").exists() is ("--plot" in more)
+    assert Path("f.gn.h5").exists() is not bool(dry)
+
+
+@pytest.mark.parametrize("more", [["--hist"], ["--plot", "p.svg"]])
+def test_an_input_that_is_replaced_cannot_be_read_again(gn: Gn, more: list[str]) -> None:
+    np.save("x.npy", x := normal(2, 4, 30))
+    os.symlink("x.npy", "link.npy")
+    for output in ("x.npy", "link.npy"):
+        done = gn("normalize", "x.npy", "-g", 2, "-f", "-o", output, *more, code=2)
+        assert "x.npy: --hist and --plot read the input again" in done.stderr
+    np.testing.assert_array_equal(np.load("x.npy"), x)

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import ulp_distance
 
+from gncli import group_norm
 from gncli.cli import gn as group
 from gncli.layout import geometry
 from gncli.plan import plan
@@ -246,8 +247,84 @@ def test_hdf5_goes_by_a_temporary_file(tmp_path: Path) -> None:
     assert done.stdout == (tmp_path / "y.npy").read_bytes()
     done = piped("normalize - --layout NH -g 4", content, tmp_path, code=2, TMPDIR=str(spool))
     done = piped("normalize - --layout NCHWD -g 4", content, tmp_path, code=1, TMPDIR=str(spool))
-    assert b"'/dev/stdin::/conv' (2, 8, 5, 5)" in done.stderr
+    assert b"'-::/conv' (2, 8, 5, 5)" in done.stderr
     assert os.listdir(spool) == []
+
+
+def pair_of_datasets(folder: Path) -> bytes:
+    """A file of /a and /b, of one gamma, and of /z, whose second chunk is damaged."""
+    with h5py.File(folder / "f.h5", "w") as file:
+        file["a"], file["b"], file["gamma"] = normal(2, 4, 3), normal(3, 4, 5), np.full(4, 2.0)
+        z = file.create_dataset("z", data=normal(2, 4, 64, 64), chunks=(1, 4, 64, 64), compression="gzip")
+        chunk = z.id.get_chunk_info(1)
+    content = bytearray((folder / "f.h5").read_bytes())
+    content[chunk.byte_offset : chunk.byte_offset + 9] = b"\xff" * 9
+    return bytes(content)
+
+
+@pytest.mark.parametrize("before", ["", "-- "])
+def test_a_dataset_on_standard_input(before: str, tmp_path: Path) -> None:
+    content = pair_of_datasets(tmp_path)
+    for command in ("stats", "info"):
+        done = piped(f"{command} --format json {before}-::/a -::/b", content, tmp_path)
+        assert [json.loads(line)["input"] for line in done.stdout.splitlines()] == ["-::/a", "-::/b"]
+        done = piped(f"{command} --format tsv {before}-::/?", content, tmp_path, code=command == "stats")
+        assert b"-::/a" in done.stdout
+    expected = group_norm(normal(2, 4, 3), groups=2, gamma=2.0)
+    done = piped(f"normalize -g 2 --gamma -::/gamma {before}-::/a", content, tmp_path)
+    np.testing.assert_array_equal(loaded(done.stdout)[0], expected)
+    assert b"\nwrote -\n" in done.stderr
+    piped(f"normalize -g 2 -q -o out.h5 {before}-::/a -::/b", content, tmp_path)
+    with h5py.File(tmp_path / "out.h5") as file:
+        np.testing.assert_array_equal(file["b"], group_norm(normal(3, 4, 5), groups=2))
+    done = piped(f"diff {before}-::/a f.h5::/a", content, tmp_path)
+    assert b"-::/a: float32" in done.stdout
+    done = piped(f"identify {before}-::/a -::/a", content, tmp_path, code=1)
+    assert b"-::/a -> -::/a" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (
+            "stats -::/q",
+            1,
+            "gn: error: -: no dataset '/q'; it holds '-::/a', '-::/b', '-::/gamma', '-::/z'\n",
+        ),
+        ("stats -::/z", 1, "gn: error: -::/z: cannot be read: "),
+        ("normalize -::/z -g 2 -o y.npy", 1, "gn: error: -::/z: cannot be read: "),
+        ("normalize - -g 2", 1, "gn: error: -: 3 datasets fit; name one: '-::/a' (2, 4, 3), '-::/b' "),
+        ("normalize -::/a -g 3", 1, "gn: error: -::/a: 4 channels do not divide into 3 groups"),
+        ("diff -::/z -::/a", 1, ""),  # the shapes differ, and nothing is read
+        ("diff -::/z -::/z", 2, "gn: error: -::/z: cannot be read: "),
+        ("info -::/q", 1, "gn: error: -: no dataset '/q'"),
+        ("stats - -::/a", 2, "standard input (-) can be read once, and is named twice"),
+        ("stats -::/a --from-file -", 2, "standard input (-) can be read once, and is named twice"),
+        ("stats -g -::/a", 2, "'-::/a' is not a valid integer"),
+        ("stats -::/a --hist", 2, "give a file in place of -::/a"),
+        ("stats -:/a", 2, "No such option"),
+    ],
+)
+def test_errors_name_standard_input_and_no_temporary_file(
+    words: str, code: int, message: str, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    done = piped(words, pair_of_datasets(tmp_path), tmp_path, code=code, TMPDIR=str(spool))
+    assert message in done.stderr.decode()
+    assert str(spool).encode() not in done.stderr + done.stdout
+    assert b"/dev/" not in done.stderr + done.stdout
+    assert os.listdir(spool) == []
+
+
+def test_what_is_no_hdf5_on_standard_input(tmp_path: Path) -> None:
+    done = piped("stats -::/a", b"", tmp_path, code=1)
+    assert done.stderr == b"gn: error: -: is empty (0 bytes); write it again\n"
+    done = piped("stats -::/a", saved(normal(2, 4, 3)), tmp_path, code=1)
+    assert done.stderr == b"gn: error: -: is an .npy, which holds one tensor; drop '::/a'\n"
+    broken = pair_of_datasets(tmp_path)[:700]
+    done = piped("info -", broken, tmp_path, code=1)
+    assert done.stderr.startswith(b"gn: error: -: cannot be opened as HDF5: ")
 
 
 # What is said, and where

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import matplotlib.image
 import numpy as np
 import pytest
@@ -167,3 +169,27 @@ def test_without_matplotlib(shell: Shell) -> None:
     done = shell('"$1" -c "$2"', sys.executable, run, code=2)
     assert done.stderr == "gn: error: --plot needs the extra: pip install 'gncli[plot]'\n"
     assert not done.stdout
+
+
+@pytest.mark.parametrize("address", ["f.h5", "f.h5::/?", "f.h5::/**"])
+def test_several_datasets_are_a_usage_error(gn: Gn, address: str) -> None:
+    with h5py.File("f.h5", "w") as file:
+        file["a"], file["b"] = np.ones((2, 4, 3)), np.ones((2, 4, 3))
+    message = "--plot p.svg is a picture of one tensor, not of 2; name one"
+    for words in (["stats", address], ["stats", "f.h5::/a", "f.h5::/b"], ["diff", address, address]):
+        done = gn(*words, "--plot", "p.svg", code=2)
+        assert message in done.stderr
+        assert "bug" not in done.stderr
+        assert done.stdout == ""
+    assert not Path("p.svg").exists()
+
+
+def test_a_title_that_is_not_utf8(gn: Gn) -> None:
+    name = os.fsdecode(b"caf\xe9.npy")
+    os.rename("x.npy", name)
+    for words in (["stats", name], ["normalize", name, "-g", "2"], ["diff", name, name]):
+        for suffix in ("svg", "png", "pdf"):
+            picture = os.fsdecode(b"p\xe9.") + suffix
+            gn(*words, "-q", "-f" if words[0] == "normalize" else "-q", "--plot", picture)
+            os.rename(picture, f"p.{suffix}")
+        assert any("caf\\udce9.npy" in text for text in texts("p.svg"))

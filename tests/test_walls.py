@@ -120,7 +120,8 @@ def test_files_hold_one_idea(file: Path) -> None:
 
 def loaded(code: str, cwd: Path) -> set[str]:
     """Top-level modules that are loaded once `code` has run, in an interpreter of its own."""
-    script = f"import sys\ntry:\n    {code}\nfinally:\n    print(*sys.modules, file=sys.stderr)"
+    # As an exit callback, for `main` does not return.
+    script = f"import atexit, sys\natexit.register(lambda: print(*sys.modules, file=sys.stderr))\n{code}"
     done = subprocess.run([sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, check=True)
     return {name.split(".")[0] for name in done.stderr.split()}
 

@@ -9,7 +9,6 @@ import _thread
 import atexit
 import gc
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -26,6 +25,7 @@ import click
 from gncli import __version__, leavings
 from gncli.errors import GnError, UsageError
 from gncli.report import say
+from gncli.words import quoted
 
 # Each a module of this package, and the command in it; its first words, for `gn --help` not to load it.
 COMMANDS = {
@@ -152,7 +152,7 @@ class Gn(click.Group):
             return super().make_context(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.obj = shlex.join(["gn", *args])  # an HDF5 output tells the command that made it
+        ctx.obj = " ".join(map(quoted, ["gn", *args]))  # an HDF5 output tells the command that made it
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
@@ -208,6 +208,8 @@ def main() -> NoReturn:
         gn()
     except SystemExit as end:
         code = end.code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except BaseException as error:  # noqa: BLE001 - as Python itself would end, but without its exit
         sys.excepthook(type(error), error, error.__traceback__)
         code = 1
@@ -220,12 +222,13 @@ def _end(code: str | int | None) -> NoReturn:
     That of libhdf5 closes what is still open, and crashes on some of it: an object whose close has failed,
     a property list of a virtual dataset.
     """
-    if isinstance(code, str):
-        print(code, file=sys.stderr)
+    status = code if isinstance(code, int) else int(code is not None)
     try:
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
         threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing ends its processes
         atexit._run_exitfuncs()
         _settle()
     finally:
         leavings.clear()
-        os._exit(code if isinstance(code, int) else int(code is not None))
+        os._exit(status)

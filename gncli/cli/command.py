@@ -1,12 +1,12 @@
-"""What every command has in common: `-::/path`, a dataset of the HDF5 file on standard input, is an address."""
+"""What commands have in common: `-::/path`, a dataset of an HDF5 file on standard input, is an address."""
 
 from __future__ import annotations
 
 import click
 
 DATASET = "-::"
-# To click, a word that begins with a dash is an option. It is given another name of the same file instead,
-# which nobody would write and everybody understands, should click show it.
+# To click, a word that begins with a dash is an option. While click parses, the address has another name of
+# the same file, which nobody writes.
 STANDARD_INPUT = "//dev/stdin::"
 
 
@@ -15,7 +15,11 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         hidden = [STANDARD_INPUT + arg[len(DATASET) :] if arg.startswith(DATASET) else arg for arg in args]
-        rest = super().parse_args(ctx, hidden)
+        try:
+            rest = super().parse_args(ctx, hidden)
+        except click.UsageError as error:
+            error.message = error.message.replace(STANDARD_INPUT, DATASET)
+            raise
         ctx.params = {name: _shown(value) for name, value in ctx.params.items()}
         return rest
 

@@ -79,6 +79,8 @@ def normalize(
         options.check_one(plot, len(addresses))
         targets = plan_targets(addresses, output)
         _check_parameters(settings.gamma, settings.beta, targets)
+        if (hist or plot) and not dry_run:
+            _require_kept(targets)
         if addresses and _is_folder(output) and not dry_run:
             os.makedirs(output, exist_ok=True)
         piped = not dry_run and any(target == "-" for _, target in targets)
@@ -102,7 +104,7 @@ def plot_normalized(path: str, record: dict[str, object], settings: Settings) ->
     from gncli.normalize import with_histograms
     from gncli.pictures import BINS, plot_tensor
 
-    names = ("layout", "grouping", "groups", "channels_per_group", "jobs", "memory", "progress")
+    names = (*options.GROUPING, "channels_per_group", "jobs", "memory", "progress", "allow_external")
     chosen = {name: getattr(settings, name) for name in names}
     plot_tensor(path, with_histograms(record, settings, BINS), chosen)
 
@@ -190,6 +192,16 @@ def _check_parameters(gamma: object, beta: object, targets: Sequence[object]) ->
         if isinstance(given, str) and len(targets) > 1 and stream_at(given) is not None:
             hint = f"is a pipe, which can be read once, and there are {len(targets)} inputs; give a file"
             raise UsageError(hint, address=given)
+
+
+def _require_kept(targets: Sequence[tuple[str, str]]) -> None:
+    """Raise UsageError where an input, which a picture reads again, would have been replaced by then."""
+    from gncli.tensors.address import split
+
+    for address, target in targets:
+        if target != "-" and os.path.realpath(split(target)[0]) == os.path.realpath(split(address)[0]):
+            hint = "--hist and --plot read the input again, and it would be replaced; give another --output"
+            raise UsageError(hint, address=address)
 
 
 class Tally:

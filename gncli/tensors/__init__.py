@@ -251,7 +251,7 @@ def _locate(address: str) -> tuple[str, str | None, str]:
 
 
 def _stored(path: str) -> str:
-    """Return the HDF5 file to open for `path`: the very file, or a temporary one that holds a pipe's bytes."""
+    """Return the HDF5 file to open for `path`: itself, or a temporary file with the bytes of a pipe."""
     stream = stream_at(path)
     return path if stream is None else stream.spool()
 

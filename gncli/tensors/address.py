@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from collections.abc import Iterable, Sequence
 from io import FileIO
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gncli.errors import AddressError, FormatError
+from gncli.words import quoted
 
 NPY_MAGIC = b"\x93NUMPY"
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -144,7 +144,7 @@ def candidates(path: str, tensors: Iterable[tuple[str, tuple[int, ...] | None]])
 
 def pasted(address: str) -> str:
     """In quotes, as a shell takes it."""
-    return shlex.quote(address) if "'" in address else f"'{address}'"
+    return quoted(address) if "'" in address or not address.isprintable() else f"'{address}'"
 
 
 def near(word: str, words: Sequence[str]) -> list[str]:

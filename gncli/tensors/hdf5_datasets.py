@@ -8,12 +8,17 @@ import h5py
 import numpy as np
 
 from gncli.errors import OutputError
+from gncli.report import say
+from gncli.tensors.hdf5_errors import H5PY_ERRORS
 from gncli.tensors.hdf5_references import Bonds
 from gncli.tensors.hdf5_safety import encoded
 
 # Of netCDF, which opens no variable where these have another type than its values.
 SAME_TYPE = ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
 
+
+# Classes of types whose values refer to others, which a copy of the bytes would not bring along.
+REFERRING = (h5py.h5t.VLEN, h5py.h5t.REFERENCE, h5py.h5t.STRING)
 
 # Filters that round values: scale-offset, zfp, sz, fcidecomp, sz3, sperr.
 LOSSY = (h5py.h5z.FILTER_SCALEOFFSET, 32013, 32017, 32019, 32024, 32028)
@@ -76,17 +81,31 @@ def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str | bytes) -> N
     name = encoded(key)
     attribute = h5py.h5a.open(old.id, name)
     kind = attribute.get_type()
-    if key in SAME_TYPE and attribute.dtype == old.dtype:
+    dtype = _dtype_of(attribute)
+    if dtype is None and any(map(kind.detect_class, REFERRING)):
+        shown = name.decode("utf-8", "surrogateescape")
+        say("warning", f"attribute {shown} is left out: h5py cannot read its type")
+        return
+    if key in SAME_TYPE and dtype == old.dtype:
         kind = new.id.get_type()
     copy = h5py.h5a.create(new.id, name, kind, attribute.get_space())
     if attribute.get_space().get_simple_extent_type() != h5py.h5s.NULL:
-        if attribute.dtype.hasobject or kind != attribute.get_type():
-            value, of = np.empty(attribute.shape, attribute.dtype), None
+        if dtype is not None and (dtype.hasobject or kind != attribute.get_type()):
+            value, of = np.empty(attribute.shape, dtype), None
         else:  # as bytes: numpy knows no string that need not end in NUL, but has room for it
             of = attribute.get_type()
             value = np.empty(attribute.shape, f"V{of.get_size()}")
         attribute.read(value, of)
         copy.write(value, of)
+
+
+def _dtype_of(attribute: Any) -> np.dtype[Any] | None:
+    """The attribute's dtype; None for a type that numpy lacks, such as HDF5's time."""
+    try:
+        dtype: np.dtype[Any] = attribute.dtype
+    except H5PY_ERRORS:
+        return None
+    return dtype
 
 
 def replace(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset, bonds: Bonds) -> None:

@@ -63,8 +63,8 @@ def find(path: str, pattern: str | None, *, external: bool = False, shown: str |
                     continue
                 else:
                     found.append((name, _shape(dataset, external)))
-        for error in odd[:LISTED]:
-            say("warning", f"{error.address}: left out: {error.message}")
+        for reason in odd[:LISTED]:
+            say("warning", f"{reason.address}: left out: {reason.message}")
         if len(odd) > LISTED:
             say("warning", f"{shown}: {len(odd) - LISTED} more datasets of such types are left out")
         if not found:
@@ -89,7 +89,8 @@ def walk(
 ) -> Iterator[tuple[str, h5py.Dataset | None]]:
     """Every dataset by every path to it within the file; with `hard`, only those by hard links alone.
 
-    Hard links come before others, so that a dataset's own path comes before an alias. None stands for what is damaged, or in another file, unless `external` links may be followed.
+    Hard links come before others, so that a dataset's own path comes before an alias. None stands for what
+    is damaged, or in another file, unless `external` links may be followed.
     """
     links: list[tuple[bytes, int]] = []
     # Not by visititems_links, which stumbles over names that are not UTF-8. It is one `link` for all calls.
@@ -126,7 +127,9 @@ def _numeric_dtype(dataset: h5py.Dataset, address: str) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = dataset.dtype
     except H5PY_ERRORS as error:
-        raise OddTypeError(f"has a type that numpy lacks: {h5py_reason(error)}", address=address) from None
+        message = f"has a type that numpy lacks: {h5py_reason(error)}"
+        number = type_class in (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
+        raise (OddTypeError if number else FormatError)(message, address=address) from None
     if not virtual and dataset.shape is None:
         raise FormatError("is empty: it has a type and no shape", address=address)
     if dtype.hasobject:  # h5py's way with what has no fixed size

@@ -13,7 +13,7 @@ import numpy as np
 from gncli.errors import FormatError, GnError
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.tensors.hdf5_find import find, numeric_dtype, walk
-from gncli.tensors.hdf5_safety import lookup, open_file, require_own
+from gncli.tensors.hdf5_safety import encoded, lookup, open_file, require_own
 from gncli.tensors.header import TensorHeader
 
 STORAGE = {
@@ -31,7 +31,8 @@ def inspect_datasets(
 ) -> Iterator[TensorHeader]:
     """Headers of the numeric datasets that `pattern` names, as `find` does. Raises AddressError, FormatError.
 
-    `shown` is what addresses and messages call the file. One that is damaged, or may not be read, is told after the others.
+    `shown` is what addresses and messages call the file. A dataset that is damaged, or may not be read, is
+    told after the others.
     """
     shown = shown or path
     found = find(path, pattern, external=external, shown=shown)
@@ -114,4 +115,4 @@ def _plain(value: Any) -> object:
 
 
 def _kind(file: h5py.File, name: str) -> str:
-    return "soft" if isinstance(file.get(name, getlink=True), h5py.SoftLink) else "hard"
+    return "soft" if file.id.links.get_info(encoded(name)).type == h5py.h5l.TYPE_SOFT else "hard"

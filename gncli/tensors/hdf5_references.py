@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from gncli.tensors.hdf5_errors import H5PY_ERRORS
 from gncli.tensors.hdf5_find import walk
 from gncli.tensors.hdf5_safety import encoded
 
@@ -79,7 +80,7 @@ def _is_here(dataset: h5py.Dataset) -> bool:
 
 
 def _holds_references(thing: Any) -> bool:
-    with suppress(TypeError):  # a type that numpy lacks
+    with suppress(*H5PY_ERRORS):  # a type that numpy lacks
         return _has_reference(thing.dtype)
     return False
 

@@ -25,7 +25,7 @@ while h5py.h5pl.size():  # HDF5 would load filters, as machine code, from wherev
     h5py.h5pl.remove(0)
 
 
-class ReadFile(h5py.File):
+class ReadFile(h5py.File):  # type: ignore[misc]  # h5py has no types
     """An HDF5 file that is open for reading. Closing it closes what `lookup` opened in other files, too."""
 
     def __init__(self, path: str) -> None:
@@ -40,7 +40,7 @@ class ReadFile(h5py.File):
         super().close()
 
 
-class Dataset(h5py.Dataset):
+class Dataset(h5py.Dataset):  # type: ignore[misc]  # h5py has no types
     """A dataset that keeps no property list open.
 
     h5py's own does, as long as it lives, and libhdf5 crashes at exit where that of a virtual one is open.
@@ -103,8 +103,9 @@ class ForeignLinkError(AddressError):
 def lookup(file: h5py.File, name: str, *, external: bool = False, shown: str | None = None) -> Any:
     """The object at `name`, or None where there is none, or a link that leads nowhere.
 
-    `shown` is what messages call the file. Links are followed one by one: h5py itself would open the other file to see whether it is there.
-    Raises ForeignLinkError unless `external` links may be followed, FormatError for what is damaged.
+    `shown` is what messages call the file. Links are followed one by one: h5py itself would open the other
+    file to see whether it is there. Raises ForeignLinkError unless `external` links may be followed,
+    FormatError for what is damaged.
     """
     address = f"{shown or file.filename}::{name}"
     with translated(FormatError, address):
@@ -147,6 +148,11 @@ def _lookup(file: h5py.File, name: str, address: str, external: bool) -> Any:
 def encoded(name: str | bytes) -> bytes:
     """A name as HDF5 has it; h5py gives bytes where it is not UTF-8."""
     return name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
+
+
+def link_name(name: str) -> str | bytes:
+    """A name for h5py's own calls, which take text for UTF-8, and bytes for what is not."""
+    return name if name == name.encode("utf-8", "replace").decode() else encoded(name)
 
 
 def _parts(path: bytes) -> list[bytes]:
@@ -200,9 +206,7 @@ def _sources(settings: Any) -> list[_VirtualSource]:
         (_text(settings.get_virtual_filename, index), _text(settings.get_virtual_dsetname, index))
         for index in range(settings.get_virtual_count())
     )
-    return [
-        _VirtualSource(*(text.replace("%b", "0").replace("%%", "%") for text in pair)) for pair in pairs
-    ]
+    return [_VirtualSource(*(text.replace("%b", "0").replace("%%", "%") for text in pair)) for pair in pairs]
 
 
 def _text(get: Callable[[int], str], index: int) -> str:

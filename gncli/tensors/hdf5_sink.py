@@ -20,7 +20,7 @@ from gncli.tensors.hdf5_datasets import contiguous, create, like, make_way, repl
 from gncli.tensors.hdf5_grid import hyperslabs
 from gncli.tensors.hdf5_output import Hdf5Output
 from gncli.tensors.hdf5_places import Places, places, write_places
-from gncli.tensors.hdf5_safety import lookup
+from gncli.tensors.hdf5_safety import link_name, lookup
 from gncli.tensors.staging import Joined
 
 if TYPE_CHECKING:
@@ -169,12 +169,12 @@ class Hdf5Sink(Hdf5Part):
     def _create(self, file: h5py.File, name: str, source: Source, force: bool) -> h5py.Dataset:
         if not isinstance(source, Hdf5Source):
             dataset = create(file, space_of(source.shape), self._dtype, contiguous())
-            file[name] = dataset
+            file[link_name(name)] = dataset
             return dataset
         old = lookup(file, source.name)
         if name != source.name:
             make_way(file, name, force, self.address)
-            file[name] = dataset = like(old, self._dtype)
+            file[link_name(name)] = dataset = like(old, self._dtype)
         elif old.dtype.newbyteorder("=") == self._dtype and takes_values(old):
             dataset = old
             if old.chunks and old.size and not places(old, os.fstat(self._output.descriptor).st_size):
@@ -269,4 +269,11 @@ def _describe(dataset: h5py.Dataset, attributes: Mapping[str, object]) -> None:
         del dataset.attrs[key]  # of an earlier run, which this one's would be mixed with
     for key, value in attributes.items():
         if value is not None:
-            dataset.attrs[key if key.startswith(PREFIX) else PREFIX + key] = value
+            dataset.attrs[key if key.startswith(PREFIX) else PREFIX + key] = _storable(value)
+
+
+def _storable(value: object) -> object:
+    """Text as UTF-8 has it: a file's name need not be that."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return value
