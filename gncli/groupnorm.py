@@ -49,8 +49,8 @@ class _Tile(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether all values are finite."""
-        return bool(self.left) or bool(self.form.all(self.moments.finite == self.moments.size))
+        """Whether all values are finite, and none is missing."""
+        return bool(self.left) or bool(self.form.all(self.moments.finite == self.norm.geometry.group_size))
 
     def line(self) -> tuple[Any, Any]:
         """The scale and the shift of (x - mean)·scale + shift, whose mean is the upper part."""
@@ -241,7 +241,8 @@ def _mend(part: _Tile, scratch: Scratch) -> None:
     if not lost.any():
         return
     if part.left is not None:
-        moments, _ = measure(form, source, scratch, twofold=True)
+        measured, _ = measure(form, source, scratch, twofold=True)
+        moments = measured._replace(size=moments.size, nan=moments.nan)  # without what is missing
 
     def picked(values: Any) -> Any:
         return np.broadcast_to(form.lay(values), lost.shape)[lost]

@@ -73,11 +73,12 @@ def fill(
     progress: bool | None,
     *,
     external: bool = False,
+    as_stored: bool = False,
 ) -> dict[str, list[Any]] | None:
     """The row of `histogram` with what stands at `address`, read once. Raises GnError."""
     if histogram is None:
         return None
-    source = open_source(address, external=external)
+    source = open_source(address, external=external, as_stored=as_stored)
     try:
         size = prod(source.shape)
         workers = jobs or usable_cores()

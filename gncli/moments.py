@@ -19,7 +19,7 @@ class Moments(NamedTuple):
 
     `mean` and `m2` (the sum of squared deviations) are pairs, over the finite elements times `unit`, a
     power of two that is not 1 only where squares would leave float64's range. `least` and `most` are
-    +inf and -inf where there is no finite element. `size` counts all elements.
+    +inf and -inf where there is no finite element. `size` counts all elements that are not missing.
     """
 
     size: Number
@@ -34,6 +34,10 @@ class Moments(NamedTuple):
     @property
     def finite(self) -> Number:
         return self.size - self.nan - self.inf
+
+    def without(self, missing: Number) -> Moments:
+        """The same, where so many of the elements that were counted as NaN are missing."""
+        return self._replace(size=self.size - missing, nan=self.nan - missing)
 
     def map(self, function: Callable[[Any], Any]) -> Moments:
         """The same function on every array, to reshape, slice or pick."""

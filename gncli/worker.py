@@ -96,20 +96,27 @@ class Normalizer(Reader):
         after: list[Moments] = []
         undefined = 0
         for form, place in pieces:
-            tile, left = self._widened(data[place]), None
+            tile, left, missing = self._widened(data[place]), None, None
             if moments is None:
                 if form.each < LONG_RUN:  # to merge so many sets takes longer than to sum anew
                     before.append(_describe(tile, self.desk.scratch))
                 part, left = measure(form, tile, self.desk.scratch, self.twofold)
+                if self.masks and not left:
+                    missing = self._missing(form, tile)
+                    part = part.without(missing)
+                    if form.each < LONG_RUN:
+                        before[-1] = before[-1].without(np.sum(missing))
                 undefined += self.check(part, left)
                 if form.each >= LONG_RUN:
                     before.append(part)
             else:
                 part = moments.map(_picker(form, place))
+                if self.masks and form.any(part.size < self.norm.geometry.group_size):
+                    missing = self._missing(form, tile)
             box = tuple((o + at.start, o + at.stop) for (o, _), at in zip(origin, place, strict=True))
             normalize(self.norm, form, box, tile, out[place], part, self.desk.scratch, left=left)
             if self.statistics:
-                after.append(self._after(form, out[place]))
+                after.append(self._after(form, out[place], missing))
         return Done(_few(before), _few(after), undefined)
 
     def _at_once(
@@ -137,10 +144,17 @@ class Normalizer(Reader):
             after = [self._after(form, out[place]) for form, place in pieces] if whole is None else [whole]
         return Done(_few([moments]), _few(after), self.check(moments))
 
-    def _after(self, form: Form, out: NDArray[Any]) -> Moments:
-        """Of a normalized tile: of each of its lines, if they are long, or else of all of it together."""
+    def _after(self, form: Form, out: NDArray[Any], missing: Any = None) -> Moments:
+        """Moments of a normalized tile: of each of its lines, if they are long, or else of all of it together.
+
+        `missing`: how many elements of each cell are missing; None if none is.
+        """
         tile, scratch = self._widened(out), self.desk.scratch
-        return measure(form, tile, scratch)[0] if _by_lines(form) else _describe(tile, scratch)
+        if _by_lines(form):
+            moments, _ = measure(form, tile, scratch)
+            return moments if missing is None else moments.without(missing)
+        moments = _describe(tile, scratch)
+        return moments if missing is None else moments.without(np.sum(missing))
 
     def _room(self, data: NDArray[Any]) -> NDArray[Any]:
         """Where the block's values may go: into the buffer they were read to, if they take as much."""

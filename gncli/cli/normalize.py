@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @options.nan_opt
 @options.output_opts
 @options.compute_opts
-@options.allow_external_opt
+@options.hdf5_opts
 @options.report_opts
 @options.picture_opts
 @click.pass_context
@@ -102,7 +102,7 @@ def plot_normalized(path: str, record: dict[str, object], settings: Settings) ->
     from gncli.pictures import BINS, plot_tensor
 
     names = ("layout", "grouping", "groups", "channels_per_group", "jobs", "memory", "progress")
-    chosen = {name: getattr(settings, name) for name in names}
+    chosen = {name: getattr(settings, name) for name in (*names, "allow_external", "raw")}
     plot_tensor(path, with_histograms(record, settings, BINS), chosen)
 
 
