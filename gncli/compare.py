@@ -18,11 +18,11 @@ from gncli.difference import Differences, Floats, Tolerance, differences
 from gncli.errors import AddressError, GnError
 from gncli.executors import in_order, threads
 from gncli.layout import Layout, Run, group_count, is_interleaved, stretches
+from gncli.missing import count_missing
 from gncli.progress import Progress
 from gncli.stats import tensor_stats
 from gncli.tensors import Source, decoded, decoding_of, expand, open_seekable
 from gncli.tensors.address import split
-from gncli.tensors.decoding import is_missing
 from gncli.tensors.pipe import stream_at
 from gncli.tensors.reordered import reordered
 from gncli.verdict import (
@@ -160,7 +160,7 @@ class Pair:
         def compare(a: Floats, b: Floats, start: int) -> tuple[Differences, list[int]]:
             found = differences(a, b, start, tolerance)
             sides = zip((a, b), masks, strict=True)
-            return found, [int(np.count_nonzero(is_missing(side))) if masked else 0 for side, masked in sides]
+            return found, [count_missing(side) if masked else 0 for side, masked in sides]
 
         total, missing = Differences(), [0, 0]
         for part, counts in self.each(self.a, self.b, compare):

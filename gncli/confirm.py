@@ -15,12 +15,12 @@ from gncli.difference import ulps
 from gncli.engine import measure_groups
 from gncli.executors import in_order
 from gncli.layout import Box
+from gncli.missing import count_missing
 from gncli.moments import Moments
 from gncli.plan import Plan, plan
 from gncli.recipes import Floats, Places, Recipe, Structure
 from gncli.screen import Affine, Fit, inverse, label_of
 from gncli.tensors import Source, decoding_of
-from gncli.tensors.decoding import is_missing
 
 PIECE = 1 << 15  # elements that are worked on at once: dozens of arrays of them go through the caches
 ROOM = 2 << 20  # bytes of a worker's block
@@ -96,7 +96,7 @@ class Confirmation:
         def off(x: Floats, y: Any, places: Places, mean: Any, var: Any) -> list[Errors]:
             channel = self.structure.channel(places) if any(a.known for a in affines) else places
             sides = zip((x, y), self._masks, strict=True)
-            missing = [int(np.count_nonzero(is_missing(side))) if masked else 0 for side, masked in sides]
+            missing = [count_missing(side) if masked else 0 for side, masked in sides]
             return [
                 _errors(recipe, x, y, mean, var, *affine.given(self.structure, channel))
                 + Errors(missing_x=missing[0], missing_y=missing[1])

@@ -35,10 +35,6 @@ class Moments(NamedTuple):
     def finite(self) -> Number:
         return self.size - self.nan - self.inf
 
-    def without(self, missing: Number) -> Moments:
-        """The same, where so many of the elements that were counted as NaN are missing."""
-        return self._replace(size=self.size - missing, nan=self.nan - missing)
-
     def map(self, function: Callable[[Any], Any]) -> Moments:
         """The same function on every array, to reshape, slice or pick."""
         size, mean, m2, least, most, nan, inf, unit = self

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from gncli import kernel
 from gncli.layout import Box, Geometry
-from gncli.measure import measure, measure_lines
+from gncli.measure import measure_lines
+from gncli.missing import Flags, find_missing, measure_present
 from gncli.moments import Moments, join, stack
 from gncli.plan import Plan
 from gncli.scratch import Scratch, arithmetic
 from gncli.tensors import Source, decoding_of
-from gncli.tensors.decoding import is_missing
 from gncli.tile import Form, form_of
 from gncli.tile import form as form_for
 
@@ -130,15 +130,13 @@ class Reader:
         cells = []
         for form, place in step:
             tile = self._widened(data[place])
-            moments, left = measure(form, tile, self.desk.scratch, self.twofold)
-            if self.masks and not left:
-                moments = moments.without(self._missing(form, tile))
+            moments, _ = measure_present(form, tile, self._missing(tile), self.desk.scratch, self.twofold)
             cells.append(moments.map(partial(_to_cells, form)))  # numbers, too, where others are arrays
         return join([join(cells[i : i + wide], axis=1) for i in range(0, len(cells), wide)], axis=0)
 
-    def _missing(self, form: Form, tile: NDArray[Any]) -> Any:
-        """(first, second): how many elements of each cell are missing. Overwrites `scratch.work`."""
-        return form.reduce(np.add, form.load(is_missing(tile), self.desk.scratch.work))
+    def _missing(self, tile: NDArray[Any]) -> Flags | None:
+        """Which elements are missing; None if none is."""
+        return find_missing(tile) if self.masks else None
 
     def _widened(self, tile: NDArray[Any]) -> NDArray[Any]:
         """The tile, or what compiled passes take in its place."""
