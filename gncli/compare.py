@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from heapq import nlargest
@@ -18,9 +18,10 @@ from gncli.difference import Differences, Floats, Tolerance, differences
 from gncli.errors import AddressError, GnError
 from gncli.executors import in_order, threads
 from gncli.layout import Layout, Run, group_count, is_interleaved, stretches
+from gncli.missing import count_missing
 from gncli.progress import Progress
 from gncli.stats import tensor_stats
-from gncli.tensors import Source, expand, open_seekable
+from gncli.tensors import Source, decoded, decoding_of, expand, open_seekable
 from gncli.tensors.address import split
 from gncli.tensors.pipe import stream_at
 from gncli.tensors.reordered import reordered
@@ -58,6 +59,7 @@ class Comparison:
     dask: str | None = None
     progress: bool | None = False
     allow_external: bool = False
+    raw: bool = False
 
 
 def pairs(a: str, b: str, *, allow_external: bool = False) -> list[tuple[str | None, str | None]]:
@@ -92,7 +94,7 @@ def opened(a: str, b: str, options: Comparison) -> Iterator[Pair]:
     with ExitStack() as stack:
         sources = []
         for address in (a, b):
-            sources.append(open_seekable(address, external=options.allow_external))
+            sources.append(open_seekable(address, external=options.allow_external, as_stored=options.raw))
             stack.callback(sources[-1].close)
         try:
             piped = any(stream_at(split(address)[0]) is not None for address in (a, b))
@@ -139,8 +141,8 @@ class Pair:
         if a.shape != b.shape:
             words = self._first(transposed(a.shape, b.shape))
             return head | _nothing() | {"verdict": "; ".join(["the shapes differ", *words])}
-        found = self._differences()
-        head |= found.row() | self._worst(found)
+        found, missing = self._differences()
+        head |= found.row() | self._worst(found) | self._decoded(missing)
         groups = None if self.options.groups is None else self.groups(self.options.groups)
         verdict = ["equal within the tolerance" if found.max_abs else "equal"]
         if found.differing:
@@ -150,16 +152,26 @@ class Pair:
             verdict.insert(0, f"the kinds of dtype differ, {a.dtype.name} and {b.dtype.name}")
         return head | {"verdict": "; ".join(verdict)} | (groups.record() if groups else {})
 
-    def _differences(self) -> Differences:
+    def _differences(self) -> tuple[Differences, list[int]]:
+        """The differences, and how many values are missing in a and in b."""
         tolerance = self.options.tolerance
+        masks = [decoding is not None and decoding.masks for decoding in map(decoding_of, self.given)]
 
-        def compare(a: Floats, b: Floats, start: int) -> Differences:
-            return differences(a, b, start, tolerance)
+        def compare(a: Floats, b: Floats, start: int) -> tuple[Differences, list[int]]:
+            found = differences(a, b, start, tolerance)
+            sides = zip((a, b), masks, strict=True)
+            return found, [count_missing(side) if masked else 0 for side, masked in sides]
 
-        total = Differences()
-        for part in self.each(self.a, self.b, compare):
+        total, missing = Differences(), [0, 0]
+        for part, counts in self.each(self.a, self.b, compare):
             total += part
-        return total
+            missing = [count + more for count, more in zip(missing, counts, strict=True)]
+        return total, missing
+
+    def _decoded(self, missing: Sequence[int]) -> dict[str, object]:
+        """How either side was decoded, if it was."""
+        sides = zip("ab", self.given, missing, strict=True)
+        return {f"decoded_{name}": d for name, side, n in sides for d in decoded(side, n).values()}
 
     def _worst(self, found: Differences) -> dict[str, object]:
         if found.worst < 0:

@@ -15,11 +15,12 @@ from gncli.difference import ulps
 from gncli.engine import measure_groups
 from gncli.executors import in_order
 from gncli.layout import Box
+from gncli.missing import count_missing
 from gncli.moments import Moments
 from gncli.plan import Plan, plan
 from gncli.recipes import Floats, Places, Recipe, Structure
 from gncli.screen import Affine, Fit, inverse, label_of
-from gncli.tensors import Source
+from gncli.tensors import Source, decoding_of
 
 PIECE = 1 << 15  # elements that are worked on at once: dozens of arrays of them go through the caches
 ROOM = 2 << 20  # bytes of a worker's block
@@ -38,6 +39,8 @@ class Errors:
     max_ulp: float = 0.0
     reach: float = 0.0
     odd: int = 0
+    missing_x: int = 0
+    missing_y: int = 0
 
     def __add__(self, other: Errors) -> Errors:
         return Errors(
@@ -47,6 +50,8 @@ class Errors:
             max(self.max_ulp, other.max_ulp),
             max(self.reach, other.reach),
             self.odd + other.odd,
+            self.missing_x + other.missing_x,
+            self.missing_y + other.missing_y,
         )
 
     @property
@@ -64,6 +69,7 @@ class Confirmation:
         self.x, self.y, self.structure = x, y, structure
         self._executor, self._jobs, self._advance = executor, jobs, advance
         self._plan: Plan = plan(structure.geometry, x.dtype.itemsize, 0, jobs * ROOM, jobs)
+        self._masks = [found is not None and found.masks for found in map(decoding_of, (x, y))]
         dims = structure.geometry.dims
         self._strides = [prod(dims[axis + 1 :]) for axis in range(5)]
 
@@ -89,8 +95,11 @@ class Confirmation:
 
         def off(x: Floats, y: Any, places: Places, mean: Any, var: Any) -> list[Errors]:
             channel = self.structure.channel(places) if any(a.known for a in affines) else places
+            sides = zip((x, y), self._masks, strict=True)
+            missing = [count_missing(side) if masked else 0 for side, masked in sides]
             return [
                 _errors(recipe, x, y, mean, var, *affine.given(self.structure, channel))
+                + Errors(missing_x=missing[0], missing_y=missing[1])
                 for recipe, affine in zip(recipes, affines, strict=True)
             ]
 

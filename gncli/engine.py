@@ -75,7 +75,7 @@ def measure_groups(
         results = in_order(executor, reader.records, blocks(), 2 * plan.jobs, lots, source.abandon)
         done, cascade = 0, Cascade(plan.fan_in)
         for records in results:
-            advance(_elements(records) * source.dtype.itemsize)
+            advance(plan.elements(windows[0].blocks[done]) * source.dtype.itemsize)
             cascade.push(records)
             done += 1
             if done == len(windows[0].blocks):
@@ -140,8 +140,9 @@ def _steps(worker: Normalizer, plan: Plan, executor: Executor, advance: Advance)
         for window in windows:
             cascade, blocks = Cascade(plan.fan_in), window.blocks
             handed = lots(len(blocks), handed_back=True)
-            for records in in_order(executor, worker.records, blocks, ahead, handed):
-                advance(_elements(records) * worker.source.dtype.itemsize)
+            measured = in_order(executor, worker.records, blocks, ahead, handed)
+            for block, records in zip(blocks, measured, strict=True):
+                advance(plan.elements(block) * worker.source.dtype.itemsize)
                 cascade.push(records)
             moments = cascade.result()
             yield Done(pool([moments]), None, worker.check(moments), [], None)
@@ -161,7 +162,3 @@ def _introduced(reader: ReaderT, executor: Executor) -> Iterator[ReaderT]:
         yield reader
     finally:
         executor.forget()
-
-
-def _elements(records: Moments) -> int:
-    return int(np.sum(records.size))

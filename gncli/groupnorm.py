@@ -49,7 +49,12 @@ class _Tile(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether all values are finite."""
+        """Whether all values are finite, and none is missing."""
+        return bool(self.left) or bool(self.form.all(self.moments.finite == self.norm.geometry.group_size))
+
+    @property
+    def sound(self) -> bool:
+        """Whether all values are finite but for missing ones, which are the NaN that results are to be."""
         return bool(self.left) or bool(self.form.all(self.moments.finite == self.moments.size))
 
     def line(self) -> tuple[Any, Any]:
@@ -61,19 +66,15 @@ class _Tile(NamedTuple):
         shift = -(self.form.spread(self.moments.mean[1]) * scale)
         return scale, shift if self.beta is None else shift + self.beta
 
-    def defined(self, shift: Any) -> bool:
-        """Whether no result is NaN; no shift is finite whose scale is not."""
-        return bool(self.whole and np.isfinite(shift).all())
-
     def scale_in_parts(self) -> tuple[tuple[Any, Any, Any], bool]:
-        """The scale, its upper half and the rest, as `pairs.scale` takes them; whether no result is NaN."""
+        """The scale, its upper half and the rest, as `pairs.scale` takes them; whether they and beta are finite."""
         high, low = scale_of(self.norm, self.form, self.moments)
         scale: Pair = (self.form.spread(high), self.form.spread(low))
         if self.gamma is not None:
             scale = dd.multiply(scale, (self.gamma, 0.0))
         head, tail = dd.halves(scale[0])
         finite = np.isfinite(scale[0]).all() and (self.beta is None or np.isfinite(self.beta).all())
-        return (scale[0], head, tail + scale[1]), bool(self.whole and finite)
+        return (scale[0], head, tail + scale[1]), bool(finite)
 
     @property
     def short(self) -> float:
@@ -139,13 +140,15 @@ def _apply(tile: _Tile, scratch: Scratch) -> None:
     form, work, short = tile.form, _evaluate(tile, *line, scratch), tile.short
     near = short and form.reduce(np.fmin, np.abs(work, out=form.view(scratch.part))) < short
     with _mending(tile, _parts(form, near), scratch):
-        _store(form, scratch.work, tile.sink, defined=tile.defined(line[1]))
+        _store(form, scratch.work, tile.sink, defined=tile.whole and _is_finite(line[1]))
 
 
 def _apply_swiftly(tile: _Tile, scale: Any, shift: Any, scratch: Scratch) -> bool:
     """By one compiled pass, if that may do it: of any size, if the scratch holds what is to be mended."""
     swift = kernel.swift_to(tile.form, tile.source, tile.sink)
-    if swift is None or not (tile.left or tile.form.all(tile.moments.unit == 1.0)) or not tile.defined(shift):
+    if swift is None or not (tile.left or tile.form.all(tile.moments.unit == 1.0)):
+        return False
+    if not (tile.sound and _is_finite(shift)):
         return False
     line = tile.moments.mean[0], scale, shift
     short = tile.short
@@ -155,6 +158,11 @@ def _apply_swiftly(tile: _Tile, scale: Any, shift: Any, scratch: Scratch) -> boo
     with _mending(tile, parts, scratch):
         swift.apply(tile.source, *line, tile.sink)
     return True
+
+
+def _is_finite(shift: Any) -> bool:
+    """Whether every shift is finite; none is whose scale is not."""
+    return bool(np.isfinite(shift).all())
 
 
 def _evaluate(tile: _Tile, scale: Any, shift: Any, scratch: Scratch) -> Floats:
@@ -241,7 +249,8 @@ def _mend(part: _Tile, scratch: Scratch) -> None:
     if not lost.any():
         return
     if part.left is not None:
-        moments, _ = measure(form, source, scratch, twofold=True)
+        measured, _ = measure(form, source, scratch, twofold=True)
+        moments = measured._replace(size=moments.size, nan=moments.nan)  # without what is missing
 
     def picked(values: Any) -> Any:
         return np.broadcast_to(form.lay(values), lost.shape)[lost]
@@ -265,7 +274,10 @@ def _apply_twofold(tile: _Tile, scratch: Scratch) -> None:
     part·head is exact; all else is below 2**-24 of it, but for beta, whose sum with it is kept exact.
     """
     form, beta = tile.form, tile.beta
-    scale, defined = tile.scale_in_parts()
+    if not tile.whole and _apply_doubles(tile):
+        return
+    scale, finite = tile.scale_in_parts()
+    defined = tile.whole and finite
     work, part = form.view(scratch.work), form.view(scratch.part)
     if tile.left != Left.PAIRS:
         work, part, _ = deviations(form, tile.source, scratch, tile.moments)
@@ -284,8 +296,10 @@ def _apply_twofold(tile: _Tile, scratch: Scratch) -> None:
 def _apply_doubles(tile: _Tile) -> bool:
     """As `_apply_twofold`, of a tile of any size by one compiled pass; False where that may not do it."""
     doubles, moments = kernel.doubles(tile.form, tile.source, tile.sink), tile.moments
-    scale, defined = tile.scale_in_parts()
-    if doubles is None or not defined:
+    if doubles is None or not tile.sound:
+        return False
+    scale, finite = tile.scale_in_parts()
+    if not finite:
         return False
     grid = pairs.grid(tile.form, moments.mean, moments.least, moments.most)
     doubles.apply(tile.source, grid, scale, tile.beta, tile.sink)

@@ -73,6 +73,7 @@ def fill(
     progress: bool | None,
     *,
     external: bool = False,
+    as_stored: bool = False,
 ) -> dict[str, list[Any]] | None:
     """The row of `histogram` with what stands at `address`, read once. Raises GnError.
 
@@ -80,7 +81,7 @@ def fill(
     """
     if histogram is None:
         return None
-    source = open_source(address, external=external, force=True)
+    source = open_source(address, external=external, force=True, as_stored=as_stored)
     try:
         size = prod(source.shape)
         workers = jobs or usable_cores()

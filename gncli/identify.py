@@ -22,7 +22,7 @@ from gncli.progress import Progress
 from gncli.recipes import Floats, Recipe, structures
 from gncli.sampling import Sample
 from gncli.screen import Affine, Screen, count_tied, ranked
-from gncli.tensors import Source, open_seekable, open_source
+from gncli.tensors import Source, decoded, open_seekable, open_source
 from gncli.tensors.reordered import reordered
 
 ROUNDINGS = 64  # of the largest value: what a framework's arithmetic may be off by
@@ -43,6 +43,7 @@ class Question:
     memory: int = DEFAULT_MEMORY
     progress: bool | None = False
     allow_external: bool = False
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def identify_files(x: str, y: str, question: Question) -> dict[str, object]:
     with ExitStack() as stack, np.errstate(all="ignore"):  # of recipes tried, most make no sense
 
         def opened(address: str) -> Source:
-            source = open_seekable(address, external=question.allow_external)
+            source = open_seekable(address, external=question.allow_external, as_stored=question.raw)
             stack.callback(source.close)
             if source.fortran:
                 source = reordered(source, range(len(source.shape)))
@@ -134,7 +135,7 @@ def _parameter(given: float | str | None, question: Question) -> Floats | float 
     """A number, or one a channel or a group."""
     if not isinstance(given, str):
         return given
-    source = open_source(given, external=question.allow_external)
+    source = open_source(given, external=question.allow_external, as_stored=question.raw)
     try:
         size = prod(source.shape)
         if size != max(source.shape, default=1):
@@ -167,6 +168,9 @@ def _record(
         "match": bool(matches),
         "tied": tied if matches else 0,
     }
+    for name, source in zip("xy", sources, strict=True):
+        count = getattr(found[0].errors, f"missing_{name}") if found else None
+        record |= {f"decoded_{name}": record_of for record_of in decoded(source, count).values()}
     return record | {"verdict": _verdict(found, rows, tied, screen), "candidates": rows}
 
 
@@ -188,6 +192,8 @@ def _row(
     lengths = {v.size for v in (candidate.affine.gamma, candidate.affine.beta) if isinstance(v, np.ndarray)}
     by_channel = not lengths - {recipe.structure.channels}
     command = recipe.command(x, texts[0], texts[1], dtype) if by_channel else None
+    if command is not None and question.raw:
+        command += " --raw"
     solved = {}
     if recipe.affine.startswith("per "):
         solved = {"gamma": candidate.affine.gamma, "beta": candidate.affine.beta}

@@ -19,7 +19,7 @@ class Moments(NamedTuple):
 
     `mean` and `m2` (the sum of squared deviations) are pairs, over the finite elements times `unit`, a
     power of two that is not 1 only where squares would leave float64's range. `least` and `most` are
-    +inf and -inf where there is no finite element. `size` counts all elements.
+    +inf and -inf where there is no finite element. `size` counts all elements that are not missing.
     """
 
     size: Number

@@ -27,8 +27,10 @@ from gncli.progress import Progress
 from gncli.tensors import (
     Sink,
     Source,
+    decoded,
     default_output,
     left_for_blocks,
+    mark_missing,
     more,
     open_output,
     open_sink,
@@ -59,6 +61,12 @@ class Settings:
     dask: str | None = None
     progress: bool | None = False  # None: on a terminal
     allow_external: bool = False
+    raw: bool = False  # the stored numbers, not decoded
+
+    @property
+    def reading(self) -> dict[str, bool]:
+        """How `open_source` is to read HDF5."""
+        return {"external": self.allow_external, "as_stored": self.raw}
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ def normalize_datasets(
         with ExitStack() as stack:
             sources = []
             for address in addresses:
-                source = open_source(address, external=settings.allow_external, force=force)
+                source = open_source(address, force=force, **settings.reading)
                 stack.callback(source.close)
                 _request(source, settings)  # or raise, before anything is written
                 sources.append(source)
@@ -119,7 +127,7 @@ def normalize_file(
     """
     began = time.monotonic()
     before = identity(address)
-    source = open_source(address, external=settings.allow_external, force=force)
+    source = open_source(address, force=force, **settings.reading)
     try:
         target = output or default_output(address)
         word, groups, norm, dtype = _request(source, settings)
@@ -151,6 +159,9 @@ def normalize_file(
             if not dry_run and target != "-" and more(address):
                 hint = "holds several tensors; write them back to back, with -o -"
                 raise FormatError(hint, address=address)
+            missing = prod(source.shape) - int(outcome.before.size)
+            if missing:
+                mark_missing(sink)
             sink.commit()
         finally:
             sink.discard()
@@ -172,6 +183,7 @@ def normalize_file(
         "before": outcome.before.row(),
         "after": outcome.after.row(),
         "output_dtype": dtype.name,
+        **decoded(source, missing),
         **{key: value for key, value in done.items() if key not in ("groups", "eps", "grouping", "layout")},
         "bytes": size,
         "seconds": round(time.monotonic() - began, 6),
@@ -191,8 +203,7 @@ def with_histograms(record: Mapping[str, Any], settings: Settings, bins: int = B
     """
     address, output = record["input"], record["output"]
     before, after = (of_statistics(record[name], bins) for name in ("before", "after"))
-    external = settings.allow_external
-    done = {"before": fill(before, address, settings.jobs, settings.progress, external=external)}
+    done = {"before": fill(before, address, settings.jobs, settings.progress, **settings.reading)}
     if output is not None:
         done["after"] = fill(after, output, settings.jobs, settings.progress)
     elif after is not None:
@@ -219,18 +230,19 @@ def _request(source: Source, settings: Settings) -> _Request:
     )
     dtype = output_dtype(source.dtype, settings.dtype)
     twofold = Norm.needs_twofold(source.dtype, dtype)
-    external = settings.allow_external
-    gamma = _parameter(settings.gamma, "gamma", channels, external)
-    beta = _parameter(settings.beta, "beta", channels, external)
+    gamma = _parameter(settings.gamma, "gamma", channels, settings.reading)
+    beta = _parameter(settings.beta, "beta", channels, settings.reading)
     norm = Norm(view, settings.eps, settings.divide_by, settings.nan, gamma, beta, twofold)
     return _Request(word, groups, norm, dtype)
 
 
-def _parameter(given: float | str | None, name: str, channels: int, external: bool) -> Floats | None:
+def _parameter(
+    given: float | str | None, name: str, channels: int, reading: Mapping[str, bool]
+) -> Floats | None:
     """(C,) float64 from a number or an address. Raises GnError, at the address of a file."""
     if not isinstance(given, str):
         return per_channel(given, channels)
-    source = open_source(given, external=external)
+    source = open_source(given, **reading)
     try:
         size = prod(source.shape)
         squeezed = [length for length in source.shape if length != 1]

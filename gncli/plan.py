@@ -186,7 +186,8 @@ class Plan:
         cut = next((axis for axis in range(5) if extents[axis] > 1), 4)
         return extents[cut + 1 :] == list(dims[cut + 1 :])
 
-    def _elements(self, tiles: Box) -> int:
+    def elements(self, tiles: Box) -> int:
+        """The number of elements in a box of tiles."""
         return prod(b - a for a, b in self.box(tiles))
 
     @cached_property
@@ -223,13 +224,13 @@ class Plan:
     def _steps(self, window: Box) -> tuple[int, ...]:
         """Tiles of each axis to a block: all, or as many steps of the summed axes as the budget holds."""
         counts = [b - a for a, b in window]
-        if self._elements(window) <= self.most:
+        if self.elements(window) <= self.most:
             return tuple(counts)
         steps = counts
         for axis in (0, 2, 4):
             # One tile of this axis and of those before it, whole on those behind: does it fit?
             steps = [1 if outer in (0, 2, 4) and outer <= axis else counts[outer] for outer in range(5)]
-            size = self._elements(tuple((a, min(a + n, b)) for (a, b), n in zip(window, steps, strict=True)))
+            size = self.elements(tuple((a, min(a + n, b)) for (a, b), n in zip(window, steps, strict=True)))
             if size <= self.most or axis == 4:
                 steps[axis] = max(1, min(BLOCK * self.tile, self.most) // max(size, 1))
                 break

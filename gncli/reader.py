@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from gncli import kernel
 from gncli.layout import Box, Geometry
-from gncli.measure import measure, measure_lines
+from gncli.measure import measure_lines
+from gncli.missing import Flags, find_missing, measure_present
 from gncli.moments import Moments, join, stack
 from gncli.plan import Plan
 from gncli.scratch import Scratch, arithmetic
-from gncli.tensors import Source
+from gncli.tensors import Source, decoding_of
 from gncli.tile import Form, form_of
 from gncli.tile import form as form_for
 
@@ -81,6 +82,8 @@ class Reader:
         _HERE[self.key] = self
         self.desk = _desk(plan.tile)
         self.twofold = twofold
+        decoding = decoding_of(source)
+        self.masks = decoding is not None and decoding.masks  # so NaN may stand for a missing value
 
     @cached_property
     def recipe(self) -> bytes:
@@ -126,9 +129,14 @@ class Reader:
         """Of tiles side by side, `wide` of them in a row of groups."""
         cells = []
         for form, place in step:
-            moments, _ = measure(form, self._widened(data[place]), self.desk.scratch, self.twofold)
+            tile = self._widened(data[place])
+            moments, _ = measure_present(form, tile, self._missing(tile), self.desk.scratch, self.twofold)
             cells.append(moments.map(partial(_to_cells, form)))  # numbers, too, where others are arrays
         return join([join(cells[i : i + wide], axis=1) for i in range(0, len(cells), wide)], axis=0)
+
+    def _missing(self, tile: NDArray[Any]) -> Flags | None:
+        """Which elements are missing; None if none is."""
+        return find_missing(tile) if self.masks else None
 
     def _widened(self, tile: NDArray[Any]) -> NDArray[Any]:
         """The tile, or what compiled passes take in its place."""

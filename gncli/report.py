@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from gncli.errors import OutputError
 from gncli.progress import make_way
-from gncli.words import Grid, Part, cell, histograms, listing, printable
+from gncli.words import DECODED, Grid, Part, cell, decoding, histograms, listing, printable
 
 Record = Mapping[str, object]
 Row = Sequence[str]
@@ -99,7 +99,7 @@ class Table:
         if "before" in record:
             rows = [[name, *_statistics(record[name])] for name in ("before", "after")]
             grid = Grid(["", *STATISTICS], rows, 1)
-            self._block([_heading(record), grid, *histograms(record), _ending(record)])
+            self._block([_heading(record), grid, *decoding(record), *histograms(record), _ending(record)])
         else:
             self.records.append(record)
 
@@ -117,7 +117,7 @@ class Table:
         cells = [name for name in CELLS if name in self.records[0]]
         header = ["input", "shape", "dtype", *cells, *STATISTICS]
         rows = [[cell(record.get(name)) for name in header] for record in self.records]
-        self._block([Grid(header, rows, 3)])
+        self._block([Grid(header, rows, 3), *_decodings(self.records)])
         for record in self.records:
             if shown := histograms(record):
                 self._block([cell(record["input"]), *shown])
@@ -157,6 +157,8 @@ def _json(plain: object, separators: tuple[str, str] | None = None) -> str:
 def _flat(record: Record, prefix: str = "") -> dict[str, str]:
     row: dict[str, str] = {}
     for name, value in record.items():
+        if name.startswith("decoded") and not prefix:  # as many columns for a tensor that was not decoded
+            value = dict.fromkeys(("stored_dtype", *DECODED, "ignored", "missing")) | (value or {})
         if isinstance(value, Mapping):
             row |= _flat(value, f"{prefix}{name}.")
         elif isinstance(value, str):
@@ -181,6 +183,20 @@ def _heading(record: Record) -> str:
     applied += [f"{name} {get(name)}" for name in ("gamma", "beta", "like") if get(name) is not None]
     lines = f"{get('input')}: {get('dtype')} {get('layout')} {shapes}", ", ".join(applied)
     return "\n".join(map(printable, lines))
+
+
+def _decodings(records: Sequence[Record]) -> list[str]:
+    """A line for each tensor that was decoded, whatever the number of its rows."""
+    held: dict[object, dict[str, Any]] = {}
+    for record in records:
+        decoded = record.get("decoded")
+        if isinstance(decoded, Mapping):
+            known = held.setdefault(record["input"], {**decoded, "missing": 0})
+            known["missing"] += decoded["missing"]
+    several = len({record.get("input") for record in records}) > 1
+    lines = ((cell(name), *decoding({"decoded": decoded})) for name, decoded in held.items())
+    texts = [f"{name}: {line}" if several else line for name, line in lines]
+    return ["\n".join(texts)] if texts else []
 
 
 def _ending(record: Record) -> str:

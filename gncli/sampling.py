@@ -18,7 +18,7 @@ from gncli.engine import measure_groups
 from gncli.layout import Run, geometry
 from gncli.plan import plan
 from gncli.recipes import Floats, Places, Structure
-from gncli.tensors import Source
+from gncli.tensors import Source, decoding_of
 
 SAMPLES = 8
 POINTS = 8192
@@ -26,9 +26,9 @@ ROW = 4096  # elements of the last axis that are read at once
 
 
 class ChannelMoments(NamedTuple):
-    """(samples, channels) each; NaN for a channel that has a value that is not finite."""
+    """(samples, channels) each; NaN for a channel that has a value that is neither finite nor missing."""
 
-    size: int  # elements of a channel
+    count: Floats  # of elements that are not missing
     mean: Floats
     m2: Floats
 
@@ -38,10 +38,11 @@ class ChannelMoments(NamedTuple):
         pair = structure.groups, channels // structure.groups
         split = (samples, *(reversed(pair) if structure.interleaved else pair))
         axis = 1 if structure.interleaved else 2
-        means, squares = self.mean.reshape(split), self.m2.reshape(split)
-        mean = means.mean(axis, keepdims=True)
-        m2 = squares.sum(axis) + self.size * ((means - mean) ** 2).sum(axis)
-        return mean.squeeze(axis), m2 / (self.size * pair[1])
+        counts, means, squares = (values.reshape(split) for values in self)
+        count = counts.sum(axis)
+        mean = (counts * means).sum(axis) / count
+        m2 = squares.sum(axis) + (counts * (means - np.expand_dims(mean, axis)) ** 2).sum(axis)
+        return mean, m2 / count
 
 
 class Sample:
@@ -81,23 +82,22 @@ class Sample:
         if key not in self._tables:
             starts = (self.samples * prod(shape)).tolist() if batched else [0]
             parts = [self._measure(_Part(self._source, start, shape), word) for start in starts]
-            size = prod(shape) // shape[word.index("C")]
-            means, squares = zip(*parts, strict=True)
-            self._tables[key] = ChannelMoments(size, np.stack(means), np.stack(squares))
+            self._tables[key] = ChannelMoments(*map(np.stack, zip(*parts, strict=True)))
         return self._tables[key]
 
-    def _measure(self, part: _Part, word: str) -> tuple[Floats, Floats]:
-        """Mean and sum of squared deviations of each channel, (C,)."""
+    def _measure(self, part: _Part, word: str) -> tuple[Floats, Floats, Floats]:
+        """Count, mean and sum of squared deviations of each channel, (C,)."""
         channels = part.shape[word.index("C")]
         cut = plan(geometry(part.shape, word, channels), part.dtype.itemsize, 0, self._memory, self._jobs)
-        mean, m2 = np.empty(cut.geometry.cells), np.empty(cut.geometry.cells)
+        count, mean, m2 = (np.empty(cut.geometry.cells) for _ in range(3))
         for window, moments in measure_groups(part, cut, self._executor):
             _, first, _, second, _ = (slice(*span) for span in cut.box(window.box))
             with np.errstate(all="ignore"):
                 sound = np.where(moments.finite == moments.size, 1.0, np.nan)
+                count[first, second] = moments.size
                 mean[first, second] = (moments.mean[0] + moments.mean[1]) / moments.unit * sound
                 m2[first, second] = moments.m2[0] / moments.unit / moments.unit * sound
-        return mean.reshape(-1), m2.reshape(-1)
+        return count.reshape(-1), mean.reshape(-1), m2.reshape(-1)
 
 
 class _Part:
@@ -108,6 +108,7 @@ class _Part:
 
     def __init__(self, source: Source, start: int, shape: tuple[int, ...]) -> None:
         self.address, self.dtype, self.shape = source.address, source.dtype, shape
+        self.decoding = decoding_of(source)
         self._source, self._start = source, start
 
     def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:

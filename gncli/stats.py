@@ -22,19 +22,19 @@ from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count,
 from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
 from gncli.progress import Progress
-from gncli.tensors import Source, left_for_blocks, open_source
+from gncli.tensors import Source, decoded, left_for_blocks, open_source
 from gncli.tensors.address import check_identity, identity
 from gncli.tensors.stream import StreamSource
 
 
 def stats_file(
-    address: str, *, allow_external: bool = False, force: bool = False, **chosen: Any
+    address: str, *, allow_external: bool = False, force: bool = False, raw: bool = False, **chosen: Any
 ) -> Iterator[dict[str, object]]:
     """The records of `tensor_stats` of what stands at `address`. Raises GnError.
 
     `force`: read it, too, where an HDF5 file declares far more than it stores.
     """
-    source = open_source(address, external=allow_external, force=force)
+    source = open_source(address, external=allow_external, force=force, as_stored=raw)
     try:
         yield from tensor_stats(source, address, **chosen)
     except GnError as error:
@@ -84,12 +84,17 @@ def tensor_stats(
         watch = stack.enter_context(Progress(address, size, progress))
         if by:
             for (sample, part), row in _rows(source, cut, executor, watch.advance):
-                yield head | parts.names(sample, part) | row
+                yield head | parts.names(sample, part) | row | _decoded(source, row, view.group_size)
             check_identity(address, before)
         else:
             row = measure_all(source, cut, executor, watch.advance).row()
             check_identity(address, before)
-            yield head | row
+            yield head | row | _decoded(source, row, view.size)
+
+
+def _decoded(source: Source, row: Mapping[str, int | float], size: int) -> dict[str, object]:
+    """What the record of `size` elements says of how they were decoded."""
+    return decoded(source, size - int(row["count"]))
 
 
 def with_histogram(
@@ -99,11 +104,12 @@ def with_histogram(
     jobs: int | None = None,
     progress: bool | None = False,
     allow_external: bool = False,
+    raw: bool = False,
     **_: object,
 ) -> dict[str, object]:
     """The record of a whole tensor with its histogram, for which it is read once more. Raises GnError."""
     empty = of_statistics(record, bins)
-    histogram = fill(empty, record["input"], jobs, progress, external=allow_external)
+    histogram = fill(empty, record["input"], jobs, progress, external=allow_external, as_stored=raw)
     return {**record, "histogram": histogram}
 
 

@@ -13,6 +13,19 @@ from typing import Any, NamedTuple, TypeAlias
 SHOWN = 5  # groups of a comparison
 MEASURES = ("max_abs", "mean_abs", "max_rel", "max_ulp")
 BAR = 16  # characters of the longest bar
+# What a record says of decoding: attributes, and netCDF's own fill value.
+DECODED = (
+    "scale_factor",
+    "add_offset",
+    "_FillValue",
+    "missing_value",
+    "valid_range",
+    "valid_min",
+    "valid_max",
+    "_Unsigned",
+    "dtype",
+    "default_fill",
+)
 CUT = 60  # characters of attributes, in a row and in a line
 
 
@@ -69,6 +82,18 @@ def cell(value: object) -> str:
             return str(tuple(value))
         case _:
             return printable(str(value))
+
+
+def decoding(record: Record, name: str = "decoded") -> list[str]:
+    """A line that says how the tensor was decoded, if it was: `decoded: scale_factor 0.01; 3 missing`."""
+    held = record.get(name)
+    if not held:
+        return []
+    texts = {"dtype": "bool", "default_fill": f"default fill value {cell(held['default_fill'])}"}
+    done = [texts.get(key) or f"{key} {cell(held[key])}" for key in DECODED if held[key] is not None]
+    done += [f"ignored {', '.join(held['ignored'])}"] if held["ignored"] else []
+    missing = "" if held["missing"] is None else f"; {held['missing']} missing"
+    return [printable(f"{name.replace('_', ' ')}: {', '.join(done)}{missing}")]
 
 
 def listing(records: Sequence[Record]) -> list[Part] | None:
@@ -167,7 +192,7 @@ def _comparison(record: Record) -> list[Part]:
         lines["worst"] = f"{cell(record['worst_index'])}: {values}"
     if record["differing"]:
         lines["would pass"] = _passing(record)
-    parts: list[Part] = [_upright(lines)]
+    parts: list[Part] = [_upright(lines), *decoding(record, "decoded_a"), *decoding(record, "decoded_b")]
     if record.get("group_differences"):
         names = ("sample", "group", "mean_a", "mean_b", "mean_diff", "std_a", "std_b", "std_diff")
         rows = [[cell(row[name]) for name in names] for row in record["group_differences"][:SHOWN]]
@@ -192,7 +217,8 @@ def _comparisons(records: Sequence[Record]) -> Grid:
 
 def _conventions(record: Record) -> list[Part]:
     head = f"{cell(record['x'])} -> {cell(record['y'])}: {record['dtype_x']} to {record['dtype_y']}"
-    parts: list[Part] = [f"{head} {cell(record['shape'])}", printable(record["verdict"])]
+    parts: list[Part] = [f"{head} {cell(record['shape'])}"]
+    parts += [*decoding(record, "decoded_x"), *decoding(record, "decoded_y"), printable(record["verdict"])]
     rows = [
         [
             "yes" if row["match"] else "no",

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from gncli.errors import NonFiniteError
 from gncli.groupnorm import normalize, normalize_at_once
 from gncli.layout import Box, Run, flat_geometry
-from gncli.measure import Left, measure, measure_lines
+from gncli.measure import Left, measure_lines
+from gncli.missing import Flags, measure_present
 from gncli.moments import Cascade, Moments, alone, merge, pool
 from gncli.norm import Norm
 from gncli.plan import Plan
@@ -97,10 +98,11 @@ class Normalizer(Reader):
         undefined = 0
         for form, place in pieces:
             tile, left = self._widened(data[place]), None
+            missing = self._missing(tile)
             if moments is None:
                 if form.each < LONG_RUN:  # to merge so many sets takes longer than to sum anew
-                    before.append(_describe(tile, self.desk.scratch))
-                part, left = measure(form, tile, self.desk.scratch, self.twofold)
+                    before.append(_describe(tile, missing, self.desk.scratch))
+                part, left = measure_present(form, tile, missing, self.desk.scratch, self.twofold)
                 undefined += self.check(part, left)
                 if form.each >= LONG_RUN:
                     before.append(part)
@@ -109,7 +111,7 @@ class Normalizer(Reader):
             box = tuple((o + at.start, o + at.stop) for (o, _), at in zip(origin, place, strict=True))
             normalize(self.norm, form, box, tile, out[place], part, self.desk.scratch, left=left)
             if self.statistics:
-                after.append(self._after(form, out[place]))
+                after.append(self._after(form, out[place], missing))
         return Done(_few(before), _few(after), undefined)
 
     def _at_once(
@@ -137,10 +139,12 @@ class Normalizer(Reader):
             after = [self._after(form, out[place]) for form, place in pieces] if whole is None else [whole]
         return Done(_few([moments]), _few(after), self.check(moments))
 
-    def _after(self, form: Form, out: NDArray[Any]) -> Moments:
-        """Of a normalized tile: of each of its lines, if they are long, or else of all of it together."""
+    def _after(self, form: Form, out: NDArray[Any], missing: Flags | None = None) -> Moments:
+        """Moments of a normalized tile: of each of its lines, if they are long, or else of all of it together."""
         tile, scratch = self._widened(out), self.desk.scratch
-        return measure(form, tile, scratch)[0] if _by_lines(form) else _describe(tile, scratch)
+        if _by_lines(form):
+            return measure_present(form, tile, missing, scratch)[0]
+        return _describe(tile, missing, scratch)
 
     def _room(self, data: NDArray[Any]) -> NDArray[Any]:
         """Where the block's values may go: into the buffer they were read to, if they take as much."""
@@ -172,10 +176,11 @@ def _picker(form: Form, place: tuple[slice, ...]) -> Callable[[NDArray[Any]], An
     return lambda array: form.pick(array[place[1], place[3]])
 
 
-def _describe(tile: NDArray[Any], scratch: Scratch) -> Moments:
-    """Of all elements of a tile together, whatever its shape."""
+def _describe(tile: NDArray[Any], missing: Flags | None, scratch: Scratch) -> Moments:
+    """Moments of all elements of a tile together that are not missing, whatever its shape."""
     shape = (1, 1, 1, 1, tile.size)
-    return measure(form_of(flat_geometry(tile.size), shape), tile.reshape(shape), scratch)[0]
+    form, flags = form_of(flat_geometry(tile.size), shape), None if missing is None else missing.reshape(shape)
+    return measure_present(form, tile.reshape(shape), flags, scratch)[0]
 
 
 def _by_lines(form: Form) -> bool:

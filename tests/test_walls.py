@@ -24,7 +24,7 @@ FLOORS: tuple[set[str], ...] = (
     {"kernel"},
     {"pairs", "scratch"},
     {"measure"},
-    {"norm"},
+    {"norm", "missing"},
     {"groupnorm", "tensors", "executors"},
     {"reader", "plot"},
     {"worker"},

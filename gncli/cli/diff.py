@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @options.tolerance_opts
 @options.grouping_opts
 @options.compute_opts
-@options.allow_external_opt
+@options.hdf5_opts
 @options.report_opts
 @options.plot_opt
 @click.pass_context
@@ -51,7 +51,7 @@ def diff(
 
     said = any(options.was_said(ctx, name) for name in ("channels_per_group", *options.GROUPING))
     groups = {name: chosen[name] for name in options.GROUPING} | options.chosen_groups(ctx) if said else None
-    rest = {name: chosen[name] for name in ("jobs", "memory", "dask", "progress", "allow_external")}
+    rest = {name: chosen[name] for name in ("jobs", "memory", "dask", "progress", "allow_external", "raw")}
     settings = Comparison(Tolerance(rtol, atol, max_ulp, nan_differ), groups, **rest)
     codes = {0}
     options.check_pictures(False, plot, a, b)

@@ -18,7 +18,7 @@ from gncli.report import reporting
 @options.affine_opts
 @options.affine_opt
 @options.local_opts
-@options.allow_external_opt
+@options.hdf5_opts
 @options.report_opts
 def identify(x: str, y: str, format: str, quiet: bool, **chosen: Any) -> None:
     """Tell by which convention of group norm Y was made from X.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @options.nan_opt
 @options.output_opts
 @options.compute_opts
-@options.allow_external_opt
+@options.hdf5_opts
 @options.report_opts
 @options.picture_opts
 @click.pass_context
@@ -104,7 +104,7 @@ def plot_normalized(path: str, record: dict[str, object], settings: Settings) ->
     from gncli.normalize import with_histograms
     from gncli.pictures import BINS, plot_tensor
 
-    names = (*options.GROUPING, "channels_per_group", "jobs", "memory", "progress", "allow_external")
+    names = (*options.GROUPING, "channels_per_group", "jobs", "memory", "progress", "allow_external", "raw")
     chosen = {name: getattr(settings, name) for name in names}
     plot_tensor(path, with_histograms(record, settings, BINS), chosen)
 

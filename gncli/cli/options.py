@@ -205,6 +205,10 @@ dask_opt = click.option(
 allow_external_opt = click.option(
     "--allow-external", is_flag=True, help="Read other files that an HDF5 file names, too."
 )
+raw_opt = click.option(
+    "--raw", is_flag=True,
+    help="Read the stored numbers of HDF5: no netCDF scale, offset, fill value or valid range applies.",
+)  # fmt: skip
 format_opt = click.option(
     "--format", type=click.Choice(["table", "json", "tsv"]), default="table", show_default=True,
     help="Of the report; json is an object a line.",
@@ -249,6 +253,7 @@ affine_opts: Option[Callable[..., object]] = together(gamma_opt, beta_opt)
 output_opts: Option[Callable[..., object]] = together(output_opt, force_opt, skip_existing_opt, dry_run_opt)
 local_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt)
 compute_opts: Option[Callable[..., object]] = together(local_opts, dask_opt)
+hdf5_opts: Option[Callable[..., object]] = together(allow_external_opt, raw_opt)
 words_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt)
 report_opts: Option[Callable[..., object]] = together(words_opts, progress_opt)
 tolerance_opts: Option[Callable[..., object]] = together(rtol_opt, atol_opt, max_ulp_opt, nan_differ_opt)

@@ -16,7 +16,7 @@ from gncli.report import reporting
 @options.by_opt
 @options.grouping_opts
 @options.compute_opts
-@options.allow_external_opt
+@options.hdf5_opts
 @options.report_opts
 @options.picture_opts
 @click.pass_context

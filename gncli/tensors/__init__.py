@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gncli.errors import AddressError, GnError, UsageError
 from gncli.layout import Run
 from gncli.tensors.address import candidates, kind_of, open_file, sniff, split
+from gncli.tensors.decoding import Decoding
 from gncli.tensors.header import TensorHeader
 from gncli.tensors.npy import NpySink, NpySource
 from gncli.tensors.pipe import stream_at
@@ -78,12 +79,14 @@ class Sink(Protocol):
         ...
 
 
-def open_source(address: str, *, external: bool = False, force: bool = False) -> Source:
+def open_source(
+    address: str, *, external: bool = False, force: bool = False, as_stored: bool = False
+) -> Source:
     """The one tensor at `address`, or the next one of a pipe.
 
     An HDF5 file may name other files, which are read if `external`; and may declare far more than it
-    stores, which is read as fill values if `force`. Raises AddressError where there is none or more,
-    FormatError.
+    stores, which is read as fill values if `force`. Its numbers are decoded as its attributes say, unless
+    `as_stored`. Raises AddressError where there is none or more, FormatError.
     """
     path, name, kind = _locate(address)
     if kind == "npy":
@@ -102,15 +105,35 @@ def open_source(address: str, *, external: bool = False, force: bool = False) ->
         message = f"{len(found)} datasets; name one: {candidates(path, found)}"
         raise AddressError(message, address=address)
     (dataset, _), shown = found[0], f"{path}::{found[0][0]}"
-    return Hdf5Source(file, dataset, external=external, force=force, address=shown)
+    return Hdf5Source(file, dataset, external=external, force=force, as_stored=as_stored, address=shown)
 
 
-def open_seekable(address: str, *, external: bool = False) -> Source:
+def open_seekable(address: str, *, external: bool = False, as_stored: bool = False) -> Source:
     """As `open_source`; a pipe's tensor in a temporary file, to be read in any order and more than once."""
     from gncli.tensors.stream import StreamSource
 
-    source = open_source(address, external=external)
+    source = open_source(address, external=external, as_stored=as_stored)
     return source.spooled() if isinstance(source, StreamSource) else source
+
+
+def decoding_of(source: Source) -> Decoding | None:
+    """How the stored numbers of `source` become its values, if they are not the same."""
+    found: Decoding | None = getattr(source, "decoding", None)  # of HDF5 only
+    return found
+
+
+def decoded(source: Source, missing: int | None) -> dict[str, object]:
+    """What a record says of how `source` was decoded: None of HDF5 that was not, nothing of other formats."""
+    if not hasattr(source, "decoding"):
+        return {}
+    decoding = decoding_of(source)
+    return {"decoded": decoding.record(missing) if decoding else None}
+
+
+def mark_missing(sink: Sink) -> None:
+    """Let the output say that NaN stands for missing values, if its format can."""
+    if hasattr(sink, "mark_missing"):
+        sink.mark_missing()
 
 
 def more(address: str) -> bool:

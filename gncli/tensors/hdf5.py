@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gncli.errors import AddressError, BudgetError, FormatError
 from gncli.layout import Run
+from gncli.tensors.hdf5_cf import find_decoding
 from gncli.tensors.hdf5_chunks import ChunkReader, raw
 from gncli.tensors.hdf5_errors import translated
 from gncli.tensors.hdf5_filters import require_filters
@@ -32,7 +33,8 @@ class Hdf5Source:
     """The dataset `name` of the HDF5 file at `path`. Raises AddressError, FormatError.
 
     `external`: other files may be read, if the file names them. `force`: fill values may be read, where the
-    file declares far more than it stores. `address` is what messages call it, by default both joined.
+    file declares far more than it stores. `as_stored`: the numbers are not decoded (see `decoding`).
+    `address` is what messages call it, by default both joined.
     """
 
     fortran = False
@@ -44,9 +46,10 @@ class Hdf5Source:
         *,
         external: bool = False,
         force: bool = False,
+        as_stored: bool = False,
         address: str | None = None,
     ) -> None:
-        self.path, self.name, self.external = path, name, external
+        self.path, self.name, self.external, self.as_stored = path, name, external, as_stored
         self.address = address or f"{path}::{name}"
         shown = self.address.removesuffix(f"::{name}")
         self._file = open_file(path, shown)
@@ -61,9 +64,11 @@ class Hdf5Source:
         dataset = lookup(self._file, self.name, external=self.external, shown=shown)
         if dataset is None:
             raise AddressError("is not there any more", address=self.address)
-        self.dtype: np.dtype[Any] = numeric_dtype(dataset, self.address)
+        self.stored: np.dtype[Any] = numeric_dtype(dataset, self.address)
         require_own(dataset, self.address, external=self.external)
         self.dataset = dataset
+        self.decoding = None if self.as_stored else find_decoding(dataset)
+        self.dtype = self.decoding.dtype if self.decoding else self.stored
         self.shape: tuple[int, ...] = dataset.shape
         self.home: str = dataset.file.filename  # not `path`, where an external link led here
         if not force:
@@ -89,22 +94,22 @@ class Hdf5Source:
         `itemsize`: of the sink, or 0 where there is none. Raises BudgetError.
         """
         self.sink_share = LEAST
-        if self.dataset.chunks is None or (self.places and itemsize in (0, self.dtype.itemsize)):
+        if self.dataset.chunks is None or (self.places and itemsize in (0, self.stored.itemsize)):
             return memory, jobs
         grid = Grid(self.shape, self.dataset.chunks)
         share = max(LEAST, memory // 4)
-        largest = grid.size * max(itemsize, self.dtype.itemsize)
+        largest = grid.size * max(itemsize, self.stored.itemsize)
         if largest > share:
             message = f"a chunk takes {largest} bytes, and --memory {memory} is too little for it"
             raise BudgetError(f"{message}; use --memory {4 * largest}", address=self.address)
         if self._chunks:
             # Blocks that lie side by side share a band of chunks at each end. And what it takes to decode
             # and to encode comes on top, as blocks' scratch does: five chunks for each job.
-            widest = grid.band * max(itemsize, self.dtype.itemsize)
+            widest = grid.band * max(itemsize, self.stored.itemsize)
             jobs = max(1, min(jobs, share // widest - 1, memory // (5 * largest)))
-        wanted = [max(grid.size, (jobs + 1) * grid.band) * size for size in (self.dtype.itemsize, itemsize)]
+        wanted = [max(grid.size, (jobs + 1) * grid.band) * size for size in (self.stored.itemsize, itemsize)]
         held, self.sink_share = (min(share, nbytes) for nbytes in wanted)
-        self._keep(held, grid.size * self.dtype.itemsize)
+        self._keep(held, grid.size * self.stored.itemsize)
         return memory - max(0, held - LEAST) - max(0, self.sink_share - LEAST), jobs
 
     def _keep(self, nbytes: int, chunk_bytes: int) -> None:
@@ -117,6 +122,14 @@ class Hdf5Source:
 
     def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         """The runs' elements, one after another, in the front of `buffer`. From any thread."""
+        if self.decoding is None:
+            return self._read_stored(runs, buffer)
+        count = sum(count for _, count in runs)
+        values = buffer[:count]
+        end = values.view(self.stored)[values.nbytes // self.stored.itemsize - count :]
+        return self.decoding.decode(self._read_stored(runs, end), values)
+
+    def _read_stored(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         if self.places:
             values = read_places(self._descriptor, self.places, runs, buffer, self.address)
         elif self._chunks:
@@ -141,7 +154,7 @@ class Hdf5Source:
         """No reader of a file waits."""
 
     def _box(self, offset: tuple[int, ...], extent: tuple[int, ...]) -> NDArray[Any]:
-        block = np.empty(math.prod(extent), self.dtype)
+        block = np.empty(math.prod(extent), self.stored)
         self._read_box(offset, extent, block)
         return block.reshape(extent)
 
@@ -156,14 +169,17 @@ class Hdf5Source:
             self._file.close()
 
     def __reduce__(self) -> tuple[Callable[..., Hdf5Source], tuple[Any, ...]]:
-        return _open_again, (os.path.abspath(self.path), self.name, self.external, self.address, self._state)
+        path = os.path.abspath(self.path)
+        return _open_again, (path, self.name, self.external, self.as_stored, self.address, self._state)
 
 
-def _open_again(path: str, name: str, external: bool, address: str, state: tuple[int, int]) -> Hdf5Source:
+def _open_again(
+    path: str, name: str, external: bool, as_stored: bool, address: str, state: tuple[int, int]
+) -> Hdf5Source:
     """In another process, perhaps on another machine. Raises AddressError unless it is the same file."""
     if not os.path.isfile(path):
         raise AddressError(f"{path}: no such file", address=address)
-    source = Hdf5Source(path, name, external=external, force=True, address=address)
+    source = Hdf5Source(path, name, external=external, force=True, as_stored=as_stored, address=address)
     if source._state != state:
         source.close()
         message = f"{path} has another size or time of change than the file that was meant"

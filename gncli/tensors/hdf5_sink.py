@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gncli.errors import AddressError, OutputError
 from gncli.layout import Run
 from gncli.tensors.hdf5 import Hdf5Source, open_dataset, select
+from gncli.tensors.hdf5_cf import mark_missing, remove_outdated
 from gncli.tensors.hdf5_chunks import ChunkPacker, ChunkWriter, Coding, raw
 from gncli.tensors.hdf5_datasets import contiguous, create, like, make_way, replace, space_of, takes_values
 from gncli.tensors.hdf5_grid import hyperslabs
@@ -92,7 +93,7 @@ class Hdf5Sink(Hdf5Part):
         self._dtype = dtype.newbyteorder("=")
         self._fortran = source.fortran
         self._shape = source.shape
-        name = name or _own_name(source)
+        self._name = name = name or _own_name(source)
         self.address = f"{output.path}::{name}"
         self._do(self._open, name, source, force, attributes)
         staged = output.staged if self._places else None
@@ -112,6 +113,10 @@ class Hdf5Sink(Hdf5Part):
         else:
             self._do(self._write, runs, np.ascontiguousarray(values, self._dtype))
 
+    def mark_missing(self) -> None:
+        """Let the dataset say that NaN stands for missing values."""
+        self._do(lambda: mark_missing(self._output.open()[self._name]))
+
     def commit(self) -> None:
         self._do(self._close)
         if self._alone:
@@ -127,6 +132,7 @@ class Hdf5Sink(Hdf5Part):
     def _open(self, name: str, source: Source, force: bool, attributes: Mapping[str, object]) -> None:
         file = self._output.open()
         dataset = self._create(file, name, source, force)
+        remove_outdated(dataset)
         _describe(dataset, attributes)
         file.flush()
         self._stored = dataset.dtype

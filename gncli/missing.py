@@ -1,0 +1,70 @@
+"""Moments of tiles in which elements are missing.
+
+A missing element of a decoded dataset is the positive NaN, any other NaN has its sign set (see
+`tensors.decoding`). The elements that are there are moved together and measured as one run.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gncli.measure import Left, measure
+from gncli.moments import NOTHING, Moments, merge, pool, stack
+from gncli.scratch import Scratch
+from gncli.tile import Form, Run
+
+Flags: TypeAlias = NDArray[np.bool_]
+
+_LARGE_CELL = 2048  # elements: of smaller ones there may be many, which are measured all at once
+_SPLIT = 16384  # elements: longer runs are worth a second call, so that the first takes compiled passes
+
+
+def find_missing(values: NDArray[Any]) -> Flags | None:
+    """Which elements are missing; None if none is."""
+    if values.dtype.kind != "f":
+        return None
+    missing: Flags = np.isnan(values)
+    if not missing.any():
+        return None
+    missing &= ~np.signbit(values)
+    return missing if missing.any() else None
+
+
+def count_missing(values: NDArray[Any]) -> int:
+    missing = find_missing(values)
+    return 0 if missing is None else int(np.count_nonzero(missing))
+
+
+def measure_present(
+    form: Form, tile: NDArray[Any], missing: Flags | None, scratch: Scratch, twofold: bool = False
+) -> tuple[Moments, Left]:
+    """As `measure`, of the elements of a tile that are not `missing` (five axes each)."""
+    if missing is None:
+        return measure(form, tile, scratch, twofold)
+    if form.each < _LARGE_CELL and form.cells != (1, 1):
+        moments, _ = measure(form, tile, scratch, twofold)
+        absent = form.reduce(np.add, form.load(missing, scratch.work))
+        return moments._replace(size=moments.size - absent, nan=moments.nan - absent), Left.NOTHING
+    cells = []
+    for first, second in np.ndindex(form.cells):
+        values, absent = (array[:, first, :, second].reshape(-1) for array in (tile, missing))
+        # By index: with a mask, numpy takes four times as long where missing values are here and there.
+        cells.append(_measure_run(values.take(np.flatnonzero(~absent)), scratch, twofold))
+    return stack(cells).map(lambda values: form.pick(values.reshape(form.cells))), Left.NOTHING
+
+
+def _measure_run(values: NDArray[Any], scratch: Scratch, twofold: bool) -> Moments:
+    """Moments of values of one cell, 1-D."""
+    whole = values.size - values.size % Run.CHUNK if values.size >= _SPLIT else 0
+    runs = [run for run in (values[:whole], values[whole:]) if run.size]
+    parts = [measure(_form(run.size), run.reshape(1, 1, 1, 1, -1), scratch, twofold)[0] for run in runs]
+    return merge(pool(parts)) if parts else NOTHING
+
+
+@lru_cache(maxsize=1024)
+def _form(size: int) -> Run:
+    return Run(size)
