@@ -473,6 +473,49 @@ def test_stats_of_every_dataset_and_of_what_can_be_read(gn: Gn, network: Path) -
     assert shown.stderr.startswith("gn: error: bad.npy: is empty (0 bytes)")
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 1, 1, 1)])
+def test_one_value_in_a_file_is_for_every_channel(
+    gn: Gn, x: NDArray[np.float32], shape: tuple[int, ...]
+) -> None:
+    np.save("gamma.npy", np.full(shape, 1.5))
+    with h5py.File("beta.h5", "w") as file:
+        file["beta"] = np.full(shape, 0.25, np.float32)
+    gn("normalize", "x.npy", "-g", 4, "-o", "y.npy", "--gamma", "gamma.npy", "--beta", "beta.h5")
+    gn("normalize", "x.npy", "-g", 4, "-o", "z.npy", "--gamma", "1.5", "--beta", "0.25")
+    assert Path("y.npy").read_bytes() == Path("z.npy").read_bytes()
+    gn("normalize", "x.npy", "-g", 4, "-f", "-q", "--gamma", "gamma.npy")
+    found = gn("identify", "x.npy", "x.gn.npy", "--gamma", "gamma.npy", "--format", "json").stdout
+    assert "--gamma gamma.npy" in json.loads(found)["candidates"][0]["command"]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words", "chosen"),
+    [
+        ({"X": (20, 8), "v": (20,)}, "", "X"),
+        ({"deep/X": (20, 8)}, "", "deep/X"),
+        ({"w": (8, 8), "x": (2, 8, 3)}, "", "x"),
+        ({"w": (8, 8), "b": (4, 8), "x": (2, 8, 3)}, "", "x"),
+        ({"w": (8, 8), "x": (2, 8, 3)}, "--layout NC", "w"),
+        ({"X": (20, 8), "x": (2, 8, 3), "y": (2, 8, 3)}, "", None),  # not X, though it is alone of its rank
+        ({"X": (20, 8), "Y": (20, 8)}, "", None),
+        ({"X": (20, 8)}, "--layout NCL", None),
+        ({"v": (8,), "s": ()}, "", None),
+    ],
+)
+def test_normalize_takes_a_matrix_where_nothing_of_a_higher_rank_is(
+    gn: Gn, here: Path, shapes: dict[str, tuple[int, ...]], words: str, chosen: str | None
+) -> None:
+    with h5py.File("n.h5", "w") as file:
+        for name, shape in shapes.items():
+            file[name] = np.ones(shape)
+    done = gn("normalize", "n.h5", "-g", 2, "--format", "json", *words.split(), code=int(chosen is None))
+    if chosen is None:
+        assert "fit" in done.stderr
+        assert "'n.h5::/" in done.stderr
+    else:
+        assert json.loads(done.stdout)["input"] == f"n.h5::/{chosen}"
+
+
 # In a shell
 
 

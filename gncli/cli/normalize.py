@@ -68,13 +68,14 @@ def normalize(
     batch = Batch(settings, force, skip_existing, dry_run, ctx.obj)
     word = settings.layout if options.was_said(ctx, "layout") else None
     how: dict[str, Any] = {"of_several": _leave_out(word), "external": settings.allow_external}
+    how |= _which_dataset(word)
     began = time.monotonic()
     tally = Tally()
     addresses: list[str] = []
     with attempts() as attempt:
         for given in inputs:
             with attempt(given):
-                addresses += choose(given, _rank_rule(word), **how)
+                addresses += choose(given, **how)
         options.check_one(plot, len(addresses))
         targets = plan_targets(addresses, output)
         _check_parameters(settings.gamma, settings.beta, targets)
@@ -106,9 +107,14 @@ def plot_normalized(path: str, record: dict[str, object], settings: Settings) ->
     plot_tensor(path, with_histograms(record, settings, BINS), chosen)
 
 
-def _rank_rule(word: str | None) -> Callable[[tuple[int, ...]], bool]:
-    """Which dataset of an HDF5 file is meant. Two axes are enough only if asked for: weights have two."""
-    return Layout.parse(word).fits if word else lambda shape: len(shape) >= 3
+def _which_dataset(word: str | None) -> dict[str, Callable[[tuple[int, ...]], bool]]:
+    """Return the rules for the one dataset that is meant of an HDF5 file, as `choose` takes them.
+
+    Matrices are mostly weights, so that without a layout they count only where nothing else is there.
+    """
+    if word:
+        return {"fits": Layout.parse(word).fits}
+    return {"fits": lambda shape: len(shape) >= 3, "or_else": lambda shape: len(shape) == 2}
 
 
 def _leave_out(word: str | None) -> Callable[[str, tuple[int, ...]], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Callable
@@ -97,15 +98,35 @@ def all_inputs(
 
 
 def listed(path: str, end: str) -> list[str]:
-    """What the list at `path` (`-`: standard input) names, each ended by `end`. Raises UsageError."""
+    """Return the names in the list at `path` (`-`: standard input), each ended by `end`.
+
+    A list of lines may have a byte order mark and CRLF, as editors on Windows write them; of names
+    separated by NUL every byte counts. Raises UsageError.
+    """
     if path == "-" and sys.stdin is None:
         raise UsageError("standard input is closed", address=path)
     try:
         with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
-            names = os.fsdecode(file.read()).split(end)
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", address=path) from None
+            content: bytes = file.read()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"cannot be read: {reason}", address=path or "--from-file ''") from None
+    if end == "\0":
+        names = os.fsdecode(content).split("\0")
+    else:
+        names = [line.removesuffix("\r") for line in _text(content, path).split("\n")]
     return [name for name in names if name]
+
+
+def _text(content: bytes, path: str) -> str:
+    """Decode a list of lines, from UTF-16 where it is that. Raises UsageError."""
+    # A name may begin with the bytes of that mark, but no name holds a NUL.
+    if b"\0" in content and content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            return content.decode("utf-16")
+        except UnicodeDecodeError:
+            raise UsageError("is damaged UTF-16; write the list in UTF-8", address=path) from None
+    return os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
 
 
 inputs_arg = click.argument("inputs", metavar="INPUT...", nargs=-1, shell_complete=values.files)

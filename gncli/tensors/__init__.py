@@ -143,13 +143,15 @@ def choose(
     address: str,
     fits: Callable[[tuple[int, ...]], bool],
     *,
+    or_else: Callable[[tuple[int, ...]], bool] = lambda shape: False,
     of_several: Callable[[str, tuple[int, ...]], bool] = lambda address, shape: True,
     external: bool = False,
 ) -> list[str]:
     """As `expand`; but of an HDF5 file without `::`, the one numeric dataset whose shape `fits`.
 
-    Of those that a glob stands for, the ones that `of_several` takes, told address and shape. Raises
-    AddressError, with the candidates and their shapes, where none is left or several fit.
+    Where no shape `fits`, the one that fits `or_else`. Of those that a glob stands for, the ones that
+    `of_several` takes, told address and shape. Raises AddressError, with the candidates and their shapes,
+    where none is left or several fit.
     """
     path, name, kind = _locate(address)
     if kind == "npy":
@@ -157,9 +159,11 @@ def choose(
     from gncli.tensors.hdf5_find import find, is_glob
 
     with _spooled(path) as file:
-        found = fitting = find(file, name, external=external)
+        found = find(file, name, external=external)
+        fitting: Sequence[tuple[str, tuple[int, ...] | None]] = found
         if name is None:
-            fitting = [(dataset, shape) for dataset, shape in found if shape is not None and fits(shape)]
+            known = [(dataset, shape) for dataset, shape in found if shape is not None]
+            fitting = [one for one in known if fits(one[1])] or [one for one in known if or_else(one[1])]
         elif is_glob(file, name):
             fitting = [
                 (dataset, shape)
