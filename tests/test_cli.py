@@ -516,6 +516,57 @@ def test_normalize_takes_a_matrix_where_nothing_of_a_higher_rank_is(
         assert json.loads(done.stdout)["input"] == f"n.h5::/{chosen}"
 
 
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nc", ".nc4", ".h5ad", ".mat")
+
+
+@pytest.mark.parametrize("suffix", [*HDF5_SUFFIXES, ".NC4"])
+def test_suffixes_of_hdf5(gn: Gn, x: NDArray[np.float32], suffix: str) -> None:
+    gn("normalize", "x.npy", "-g", 4, "-q", "-o", "want.npy")
+    with h5py.File("in.h5", "w") as file:
+        file["x"], file["other"] = x, 1
+    for given, others in (("x.npy", set()), ("in.h5", {"other"})):
+        output = f"from {given}{suffix}"
+        gn("normalize", given, "-g", 4, "-q", "-o", output)
+        with h5py.File(output) as file:
+            assert set(file) == {"x"} | others
+            np.testing.assert_array_equal(file["x"], np.load("want.npy"), strict=True)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "y.npz", "y.csv", "y.zarr", "y.pt", "y.npy.gz", "y.safetensors", "y.gn", "y.tmp", "y.1", "y.npy~",
+        "y.h5.bak", "a.d/y.npz", "y.npz::/x", "y.NPZ",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("words", ["", "-f", "-n", "--skip-existing"])
+def test_a_suffix_that_gn_does_not_write(gn: Gn, x: NDArray[np.float32], output: str, words: str) -> None:
+    with h5py.File("in.h5", "w") as file:
+        file["a"] = file["b"] = x
+    path = output.partition("::")[0]
+    suffix = os.path.splitext(path.lower())[1]
+    for inputs in (["x.npy"], ["in.h5::/a"], ["in.h5::/a", "in.h5::/b"]):
+        done = gn("normalize", *inputs, "-g", 4, "-o", output, *words.split(), code=2)
+        assert done.stderr == (
+            f"gn: error: {path}: gn does not write {suffix} files; "
+            f"it writes .npy, {', '.join(HDF5_SUFFIXES)}, and without a suffix the format of the input\n"
+        )
+        assert sorted(os.listdir()) == ["in.h5", "x.npy"]
+
+
+def test_suffixes_where_gn_chooses_the_name(gn: Gn, x: NDArray[np.float32]) -> None:
+    """A name that it gives has a suffix that it writes; a name that it is to keep must have one."""
+    gn("normalize", "x.npy", "-g", 4, "-q", "-o", "want.npy")
+    os.rename("x.npy", "x.bin")
+    gn("normalize", "x.bin", "-g", 4, "-q")
+    assert Path("x.bin.gn.npy").read_bytes() == Path("want.npy").read_bytes()
+    assert "gn does not write .bin files" in gn("normalize", "x.bin", "-g", 4, "-o", "out/", code=2).stderr
+    assert not Path("out").exists()
+    os.rename("x.bin", "x")
+    gn("normalize", "x", "-g", 4, "-q", "-o", "out/")
+    assert Path("out/x").read_bytes() == Path("want.npy").read_bytes()
+
+
 # In a shell
 
 

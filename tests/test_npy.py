@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -379,7 +380,14 @@ def test_names(tmp_path: Path) -> None:
     assert choose(path, lambda shape: False) == [path]
     assert default_output(path) == str(tmp_path / "odd::name.gn.npy")
     assert default_output("a/f.h5::/conv1") == "a/f.gn.h5"
-    assert default_output("dump") == "dump.gn"
+    np.save(tmp_path / "dump.npy", np.zeros(3))
+    with h5py.File(tmp_path / "f.v2", "w") as file:
+        file["x"] = np.zeros(3)
+    for name in ("dump", "x.bin", "dump.1"):  # the format is known from the content
+        (tmp_path / name).write_bytes((tmp_path / "dump.npy").read_bytes())
+        assert default_output(f"{tmp_path}/{name}") == f"{tmp_path}/{name}.gn.npy"
+    assert default_output(f"{tmp_path}/f.v2::/x") == f"{tmp_path}/f.v2.gn.h5"
+    assert default_output("nothing") == "nothing.gn"
     source = open_source(path)
     with pytest.raises(UsageError, match="an \\.npy holds one tensor; drop '::/a'"):
         open_sink(str(tmp_path / "y.npy::a"), source, source.dtype, force=False, attributes={})

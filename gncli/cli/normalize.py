@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import click
 
 from gncli.cli import attempts, options
+from gncli.cli.paths import NamedFile, require_apart
 from gncli.errors import UsageError
 from gncli.layout import Layout
 from gncli.report import reporting, say
@@ -78,6 +79,8 @@ def normalize(
                 addresses += choose(given, **how)
         options.check_one(plot, len(addresses))
         targets = plan_targets(addresses, output)
+        outputs = [NamedFile("the output", target, address) for address, target in targets]
+        require_apart(options.reads(ctx, addresses), [*outputs, *options.pictures(plot)])
         _check_parameters(settings.gamma, settings.beta, targets)
         if addresses and _is_folder(output) and not dry_run:
             os.makedirs(output, exist_ok=True)
@@ -134,7 +137,7 @@ def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str
 
     Datasets of one HDF5 file may, and what goes to standard output goes there one after another.
     """
-    from gncli.tensors.address import kind_of, split
+    from gncli.tensors.address import kind_of, require_written, split
 
     readers = {os.path.realpath(split(address)[0]): address for address in addresses}
     firsts: dict[str, tuple[str, str]] = {}  # of each file that is written: the first input, and its target
@@ -146,6 +149,7 @@ def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str
             targets.append((address, target))
             continue
         path, inside = split(target)
+        require_written(path)
         source, name = os.path.realpath(split(address)[0]), split(address)[1]
         file = os.path.realpath(path)
         if file in firsts:

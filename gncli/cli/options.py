@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from gncli.cli import values
+from gncli.cli.paths import NamedFile
 from gncli.conventions import CONVENTIONS
 from gncli.errors import UsageError
 
@@ -20,6 +21,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., object])
 Option = Callable[[Decorated], Decorated]
 
 GROUPING = ("groups", "layout", "grouping")
+READ = ("gamma", "beta", "from_file", "dask")  # options that may name a file
 SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)  # nearest first; the rest is a default
 
 
@@ -68,6 +70,18 @@ def check_pictures(hist: bool, plot: str | None, *addresses: str | None) -> None
     for address in filter(None, addresses):
         if stream_at(split(address)[0]) is not None:
             raise click.UsageError(f"{name} reads a tensor twice; give a file in place of {address}")
+
+
+def reads(ctx: click.Context, inputs: Sequence[str]) -> list[NamedFile]:
+    """Return the files that the command's options name to be read, and its inputs."""
+    options = [("--" + name.replace("_", "-"), ctx.params.get(name)) for name in READ]
+    named = [NamedFile(option, given) for option, given in options if isinstance(given, str)]
+    return [*(NamedFile("the input", given) for given in inputs), *named]
+
+
+def pictures(plot: str | None) -> list[NamedFile]:
+    """Return the file that --plot writes."""
+    return [NamedFile("--plot", plot)] if plot else []
 
 
 def check_one(plot: str | None, count: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from gncli.cli import attempts, options
+from gncli.cli.paths import require_apart
 from gncli.report import reporting
 
 
@@ -44,6 +45,7 @@ def stats(
     if (hist or plot) and chosen["by"]:
         raise click.UsageError("--hist and --plot are of whole tensors; drop --by")
     options.check_one(plot, len(inputs))
+    require_apart(options.reads(ctx, inputs), options.pictures(plot))
     chosen |= options.chosen_groups(ctx)
     with attempts() as attempt, reporting(format, quiet=quiet) as show:
         for given in inputs:
