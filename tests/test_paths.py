@@ -140,7 +140,7 @@ def test_an_input_may_be_replaced_by_its_own_output(gn: Gn, link: str) -> None:
 
 
 def test_what_only_reads_one_file_twice(gn: Gn) -> None:
-    words = "normalize f.h5::/a -g 2 -q --gamma f.h5::/c --beta f.h5::/c".split()
+    words = ["normalize", "f.h5::/a", "-g", "2", "-q", "--gamma", "f.h5::/c", "--beta", "f.h5::/c"]
     for output in ("-o want.npy", "", "-f -o f.h5"):
         gn(*words, *output.split())
     for path in ("f.gn.h5", "f.h5"):
