@@ -567,6 +567,61 @@ def test_suffixes_where_gn_chooses_the_name(gn: Gn, x: NDArray[np.float32]) -> N
     assert Path("out/x").read_bytes() == Path("want.npy").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["stats", "--{}"], ["stats", "-\x1b"], ["{}"], ["--{}"], ["stats", "x.npy", "--format", "{}"],
+        ["stats", "x.npy", "--by", "{}"], ["normalize", "x.npy", "-g", "{}"],
+        ["normalize", "x.npy", "--like", "{}"], ["normalize", "x.npy", "--eps", "{}"],
+        ["stats", "x.npy", "--memory", "{}"], ["stats", "x.npy", "--layout", "{}"],
+        ["stats", "x.npy", "--plot", "{}"], ["stats", "x.npy", "x.npy", "--plot", "{}.png"],
+        ["normalize", "x.npy", "-o", "{}.h5::/"], ["normalize", "x.npy", "-o", "{}.npz"],
+        ["diff", "x.npy", "x.npy", "{}"], ["identify", "x.npy"], ["stats", "--from-file", "{}"],
+        ["normalize", "{}", "--gamma", "inf"], ["stats", "x.npy", "--dask", "{}"],
+    ],
+)  # fmt: skip
+def test_usage_errors_send_nothing_to_the_terminal_that_it_obeys(
+    gn: Gn, x: NDArray[np.float32], words: list[str]
+) -> None:
+    raw = "\x1b[31mred\x1b]0;title\x07\r\x9b2J\nsecond line\u202e"
+    done = gn(*(word.format(raw) for word in words), code=2)
+    assert done.stderr.replace("\n", "").isprintable()
+    assert "second line" not in [line[: len("second line")] for line in done.stderr.splitlines()]
+
+
+def test_a_made_up_name_of_the_program(shell: Shell) -> None:
+    done = shell(f"exec -a $'\\e[31m' {sys.executable} -m gncli normalize", code=2)
+    assert done.stderr.startswith("Usage: gn normalize [OPTIONS] INPUT...\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("", "'' names no file; give a path, DIR/ or -"),
+        ("::", "'::' names no file; give a path, DIR/ or -"),
+        ("::/a", "'::/a' names no file; give a path, DIR/ or -"),
+        ("q.h5::", "'q.h5::' names no dataset; give q.h5::/path, or q.h5 alone"),
+        ("q.h5::/", "'q.h5::/' names no dataset; give q.h5::/path, or q.h5 alone"),
+        ("q.h5:://", "'q.h5:://' names no dataset; give q.h5::/path, or q.h5 alone"),
+        ("q.npy::/", "'q.npy::/' names no dataset; give q.npy::/path, or q.npy alone"),
+    ],
+)
+def test_outputs_that_name_nothing(gn: Gn, x: NDArray[np.float32], output: str, message: str) -> None:
+    for more in ((), ("-f",), ("-n",)):
+        done = gn("normalize", "x.npy", "-g", 4, "-o", output, *more, code=2)
+        assert done.stderr.splitlines()[-1] == "Error: " + INVALID.format("'-o' / '--output'", message)
+    assert os.listdir() == ["x.npy"]
+
+
+def test_inputs_that_name_nothing(gn: Gn, x: NDArray[np.float32]) -> None:
+    line = "gn: error: '' names no file; give a path, or - for standard input\n"
+    for command in (["stats"], ["info"], ["normalize"], ["normalize", "x.npy", "-g", "4", "--gamma"]):
+        assert gn(*command, "", code=1).stderr.endswith(line)
+    for command in (["diff"], ["identify"]):
+        assert gn(*command, "", "x.npy", code=2).stderr == line
+    assert os.listdir() == ["x.npy"]
+
+
 # In a shell
 
 

@@ -65,6 +65,7 @@ def normalize(
 
     inputs = options.all_inputs(ctx, inputs, from_file, null)
     options.check_pictures(hist, plot, *inputs, output)
+    options.check_one(plot, len(inputs))
     settings = Settings(**chosen | options.chosen_groups(ctx))
     batch = Batch(settings, force, skip_existing, dry_run, ctx.obj)
     word = settings.layout if options.was_said(ctx, "layout") else None
@@ -77,7 +78,8 @@ def normalize(
         for given in inputs:
             with attempt(given):
                 addresses += choose(given, **how)
-        options.check_one(plot, len(addresses))
+        if addresses:
+            options.check_one(plot, len(addresses))
         targets = plan_targets(addresses, output)
         outputs = [NamedFile("the output", target, address) for address, target in targets]
         require_apart(options.reads(ctx, addresses), [*outputs, *options.pictures(plot)])

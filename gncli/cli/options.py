@@ -204,7 +204,7 @@ nan_opt = click.option(
     help="NaN and infinity make their group NaN, are left out of its statistics, or are an error.",
 )  # fmt: skip
 output_opt = click.option(
-    "-o", "--output", metavar="PATH|DIR/|-", shell_complete=values.files,
+    "-o", "--output", metavar="PATH|DIR/|-", shell_complete=values.files, callback=values.output_path,
     help="Where to write; - is standard output.  [default: beside the input, x.npy to x.gn.npy]",
 )  # fmt: skip
 force_opt = click.option("-f", "--force", is_flag=True, help="Overwrite an output that exists.")

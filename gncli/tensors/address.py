@@ -57,6 +57,8 @@ def require_written(path: str) -> None:
 
 def open_file(path: str) -> FileIO:
     """The regular file at `path`, unbuffered, for reading. Raises AddressError."""
+    if not path:
+        raise AddressError("'' names no file; give a path, or - for standard input", address=path)
     try:
         # Without O_NONBLOCK, opening a FIFO that nobody writes would hang before it can be told apart.
         file = FileIO(path, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0)))
