@@ -239,14 +239,17 @@ def _request(source: Source, settings: Settings) -> _Request:
 def _parameter(
     given: float | str | None, name: str, channels: int, reading: Mapping[str, bool]
 ) -> Floats | None:
-    """(C,) float64 from a number or an address. Raises GnError, at the address of a file."""
+    """Return (C,) float64 from a number or an address; one value is for all channels.
+
+    Raises GnError, at the address of a file.
+    """
     if not isinstance(given, str):
         return per_channel(given, channels)
     source = open_source(given, **reading)
     try:
         size = prod(source.shape)
         squeezed = [length for length in source.shape if length != 1]
-        if squeezed != ([channels] if channels != 1 else []):
+        if squeezed not in ([], [channels]):
             has = f"{name} has shape {source.shape}, the tensor has {channels} channels"
             raise LayoutError(f"{has}; give ({channels},)", address=given)
         values = source.read([(0, size)], np.empty(size, source.dtype)) if size else np.empty(0)

@@ -5,7 +5,11 @@ Blue and vermilion, and the maps cividis and PuOr, are told apart by the colour-
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,17 +17,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli.errors import OutputError, UsageError
+from gncli.extras import needs_extra
 from gncli.tensors.staging import Staged
 from gncli.words import printable
 
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep matplotlib from writing to stderr, and MPLBACKEND from it, which fails if it names no backend."""
+    logger = logging.getLogger("matplotlib")
+    level, backend = logger.level, os.environ.pop("MPLBACKEND", None)
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
 try:
-    from matplotlib import rc_context
-    from matplotlib.axes import Axes
-    from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    with _undisturbed():
+        from matplotlib import rc_context, rcdefaults, rcParams
+        from matplotlib.axes import Axes
+        from matplotlib.colors import LogNorm
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 except ImportError:
-    raise UsageError("--plot needs the extra: pip install 'gncli[plot]'") from None
+    raise needs_extra("plot", "--plot") from None
+except (OSError, ValueError) as error:
+    hint = "look at the file matplotlibrc in this folder, or in its own"
+    raise UsageError(f"--plot cannot load matplotlib: {error}; {hint}") from None
 
 Histogram: TypeAlias = Mapping[str, Sequence[float]]
 
@@ -41,6 +67,16 @@ class Map(NamedTuple):
     signed: bool
 
 
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """Draw with matplotlib's defaults, whatever a matplotlibrc says."""
+    with _undisturbed(), rc_context():
+        rcdefaults()
+        rcParams["svg.fonttype"] = "none"  # text stays text
+        yield
+
+
+@_own_settings()
 def draw_tensor(path: str, title: str, histograms: Mapping[str, Histogram], maps: Sequence[Map]) -> None:
     """Histograms on one axis, and a heat map each of some statistics, into `path`. Raises GnError."""
     edges = [edge for one in histograms.values() for edge in one["edges"]]
@@ -53,6 +89,7 @@ def draw_tensor(path: str, title: str, histograms: Mapping[str, Histogram], maps
     _save(figure, path)
 
 
+@_own_settings()
 def draw_difference(
     path: str,
     title: str,
@@ -78,14 +115,9 @@ def _figure(title: str, count: int) -> tuple[Figure, list[Axes]]:
     columns = min(count, 2) if count == 4 else count
     rows = -(-count // columns)
     figure = Figure(figsize=(4.8 * columns, 4.2 * rows), layout="constrained")
-    figure.suptitle(_plain(title))
+    figure.suptitle(printable(title), parse_math=False)  # a $ in a name begins no formula
     grid: Any = figure.subplots(rows, columns, squeeze=False)
     return figure, list(grid.flat)
-
-
-def _plain(text: str) -> str:
-    """Not as mathematics, which a $ would begin; what cannot be shown is escaped."""
-    return printable(text).replace("$", r"\$")
 
 
 def _histograms(ax: Axes, histograms: Mapping[str, Histogram]) -> None:
@@ -134,8 +166,7 @@ def _magnitudes(figure: Figure, ax: Axes, exponents: Mapping[tuple[int, int], in
 def _save(figure: Figure, path: str) -> None:
     """The file stands when it is whole; one that stood there is replaced."""
     picture = BytesIO()
-    with rc_context({"svg.fonttype": "none"}):  # text stays text
-        figure.savefig(picture, format=path.rpartition(".")[2].lower(), dpi=120)
+    figure.savefig(picture, format=path.rpartition(".")[2].lower(), dpi=120)
     staged = Staged(path, force=True)
     try:
         try:

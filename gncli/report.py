@@ -25,6 +25,7 @@ Row = Sequence[str]
 STATISTICS = ("count", "mean", "std", "min", "max", "nan", "inf")
 CELLS = ("sample", "group", "channel")
 NAMES = 3  # columns that head a block where a table comes apart: input, shape, dtype
+HISTOGRAM = 3  # columns: where a bin begins, its count, its bar
 NAME_WIDTH = 16  # a tensor's name is folded to no less, and only on a terminal
 
 
@@ -233,6 +234,8 @@ def _styled(stream: TextIO, header: Row, rows: Sequence[Row], texts: int) -> str
     widths = _widths(header, rows)
     widths[0] = min(widths[0], NAME_WIDTH)
     if sum(widths) + 2 * len(widths) > console.width:
+        if texts == len(header):
+            return _narrow_histograms(header, rows, console.width)
         if not texts:
             return "\n\n".join(_upright(header, row) for row in rows)
         texts = min(texts, NAMES)
@@ -256,6 +259,17 @@ def _styled(stream: TextIO, header: Row, rows: Sequence[Row], texts: int) -> str
     with console.capture() as capture:
         console.print(grid)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _narrow_histograms(header: Row, rows: Sequence[Row], width: int) -> str:
+    """Lay out histograms one below the other; where even one is too wide, without its bars."""
+    blocks = []
+    for first in range(0, len(header), HISTOGRAM):
+        columns = [row[first : first + HISTOGRAM] for row in (header, *rows)]
+        if sum(_widths(columns[0], columns[1:])) + 2 * (HISTOGRAM - 1) > width:
+            columns = [row[: HISTOGRAM - 1] for row in columns]
+        blocks.append("\n".join("  ".join(row).rstrip() for row in columns))
+    return "\n\n".join(blocks)
 
 
 def _widths(header: Row, rows: Sequence[Row]) -> list[int]:

@@ -82,6 +82,36 @@ def test_a_list_of_lines(shell: Shell, many: dict[str, Array]) -> None:
     assert [json.loads(record)["shape"] for record in records] == [list(x.shape) for x in many.values()]
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "encoding"),
+    [
+        ("", "\r\n", "utf-8"),
+        ("\ufeff", "\n", "utf-8"),
+        ("\ufeff", "\r\n", "utf-8"),
+        ("\ufeff", "\r\n", "utf-16-le"),  # as `>` in Windows PowerShell writes it
+        ("\ufeff", "\n", "utf-16-be"),
+    ],
+)
+def test_lists_of_other_systems(
+    shell: Shell, many: dict[str, Array], start: str, end: str, encoding: str
+) -> None:
+    del many["d\nd.npy"]
+    lines = start + "".join(f"in/{name}{end}" for name in many) + end
+    Path("list").write_bytes(lines.encode(encoding))
+    for given in ("list", "- < list"):
+        shell(f"rm -rf out; $gn normalize -g 4 -q -o out/ --from-file {given}")
+        check("out", many)
+    Path("last").write_bytes((start + "in/b b.npy").encode(encoding))  # no end of the line
+    assert json.loads(shell("$gn stats --from-file last --format json").stdout)["input"] == "in/b b.npy"
+
+
+def test_every_byte_of_a_name_before_a_nul_counts(shell: Shell, here: Path) -> None:
+    for name in ("\ufeffa\r.npy", "b.npy\r"):
+        np.save("x.npy", normal(2, 8, 3))
+        Path("x.npy").rename(name)
+    shell(r"printf '\xef\xbb\xbfa\r.npy\0b.npy\r\0' | $gn stats -0 --from-file -")
+
+
 def test_inputs_on_the_line_come_before_the_list(gn: Gn, many: dict[str, Array]) -> None:
     Path("list").write_text("in/b b.npy\nin/[c].npy")
     done = gn("stats", "in/a.npy", "--from-file", "list", "--format", "json")
@@ -110,12 +140,14 @@ def test_bytes_that_are_no_text(shell: Shell, here: Path) -> None:
     [
         ("normalize --from-file nothing", "gn: error: nothing: cannot be read: No such file or directory"),
         ("stats --from-file .", "gn: error: .: cannot be read: Is a directory"),
+        ("stats --from-file utf16", "gn: error: utf16: is damaged UTF-16; write the list in UTF-8"),
         ("stats x.npy -0", "Error: -0 says how --from-file is read; give that, too"),
         ("stats", "Error: Missing argument 'INPUT...'."),
         ("normalize", "Error: Missing argument 'INPUT...'."),
     ],
 )
 def test_lists_that_cannot_be(gn: Gn, here: Path, words: str, message: str) -> None:
+    Path("utf16").write_bytes(b"\xff\xfex\0\n")
     assert gn(*words.split(), code=2).stderr.splitlines()[-1] == message
 
 

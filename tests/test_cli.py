@@ -473,6 +473,155 @@ def test_stats_of_every_dataset_and_of_what_can_be_read(gn: Gn, network: Path) -
     assert shown.stderr.startswith("gn: error: bad.npy: is empty (0 bytes)")
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 1, 1, 1)])
+def test_one_value_in_a_file_is_for_every_channel(
+    gn: Gn, x: NDArray[np.float32], shape: tuple[int, ...]
+) -> None:
+    np.save("gamma.npy", np.full(shape, 1.5))
+    with h5py.File("beta.h5", "w") as file:
+        file["beta"] = np.full(shape, 0.25, np.float32)
+    gn("normalize", "x.npy", "-g", 4, "-o", "y.npy", "--gamma", "gamma.npy", "--beta", "beta.h5")
+    gn("normalize", "x.npy", "-g", 4, "-o", "z.npy", "--gamma", "1.5", "--beta", "0.25")
+    assert Path("y.npy").read_bytes() == Path("z.npy").read_bytes()
+    gn("normalize", "x.npy", "-g", 4, "-f", "-q", "--gamma", "gamma.npy")
+    found = gn("identify", "x.npy", "x.gn.npy", "--gamma", "gamma.npy", "--format", "json").stdout
+    assert "--gamma gamma.npy" in json.loads(found)["candidates"][0]["command"]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words", "chosen"),
+    [
+        ({"X": (20, 8), "v": (20,)}, "", "X"),
+        ({"deep/X": (20, 8)}, "", "deep/X"),
+        ({"w": (8, 8), "x": (2, 8, 3)}, "", "x"),
+        ({"w": (8, 8), "b": (4, 8), "x": (2, 8, 3)}, "", "x"),
+        ({"w": (8, 8), "x": (2, 8, 3)}, "--layout NC", "w"),
+        ({"X": (20, 8), "x": (2, 8, 3), "y": (2, 8, 3)}, "", None),  # not X, though it is alone of its rank
+        ({"X": (20, 8), "Y": (20, 8)}, "", None),
+        ({"X": (20, 8)}, "--layout NCL", None),
+        ({"v": (8,), "s": ()}, "", None),
+    ],
+)
+def test_normalize_takes_a_matrix_where_nothing_of_a_higher_rank_is(
+    gn: Gn, here: Path, shapes: dict[str, tuple[int, ...]], words: str, chosen: str | None
+) -> None:
+    with h5py.File("n.h5", "w") as file:
+        for name, shape in shapes.items():
+            file[name] = np.ones(shape)
+    done = gn("normalize", "n.h5", "-g", 2, "--format", "json", *words.split(), code=int(chosen is None))
+    if chosen is None:
+        assert "fit" in done.stderr
+        assert "'n.h5::/" in done.stderr
+    else:
+        assert json.loads(done.stdout)["input"] == f"n.h5::/{chosen}"
+
+
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nc", ".nc4", ".h5ad", ".mat")
+
+
+@pytest.mark.parametrize("suffix", [*HDF5_SUFFIXES, ".NC4"])
+def test_suffixes_of_hdf5(gn: Gn, x: NDArray[np.float32], suffix: str) -> None:
+    gn("normalize", "x.npy", "-g", 4, "-q", "-o", "want.npy")
+    with h5py.File("in.h5", "w") as file:
+        file["x"], file["other"] = x, 1
+    for given, others in (("x.npy", set()), ("in.h5", {"other"})):
+        output = f"from {given}{suffix}"
+        gn("normalize", given, "-g", 4, "-q", "-o", output)
+        with h5py.File(output) as file:
+            assert set(file) == {"x"} | others
+            np.testing.assert_array_equal(file["x"], np.load("want.npy"), strict=True)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "y.npz", "y.csv", "y.zarr", "y.pt", "y.npy.gz", "y.safetensors", "y.gn", "y.tmp", "y.1", "y.npy~",
+        "y.h5.bak", "a.d/y.npz", "y.npz::/x", "y.NPZ",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("words", ["", "-f", "-n", "--skip-existing"])
+def test_a_suffix_that_gn_does_not_write(gn: Gn, x: NDArray[np.float32], output: str, words: str) -> None:
+    with h5py.File("in.h5", "w") as file:
+        file["a"] = file["b"] = x
+    path = output.partition("::")[0]
+    suffix = os.path.splitext(path.lower())[1]
+    for inputs in (["x.npy"], ["in.h5::/a"], ["in.h5::/a", "in.h5::/b"]):
+        done = gn("normalize", *inputs, "-g", 4, "-o", output, *words.split(), code=2)
+        assert done.stderr == (
+            f"gn: error: {path}: gn does not write {suffix} files; "
+            f"it writes .npy, {', '.join(HDF5_SUFFIXES)}, and without a suffix the format of the input\n"
+        )
+        assert sorted(os.listdir()) == ["in.h5", "x.npy"]
+
+
+def test_suffixes_where_gn_chooses_the_name(gn: Gn, x: NDArray[np.float32]) -> None:
+    """A name that it gives has a suffix that it writes; a name that it is to keep must have one."""
+    gn("normalize", "x.npy", "-g", 4, "-q", "-o", "want.npy")
+    os.rename("x.npy", "x.bin")
+    gn("normalize", "x.bin", "-g", 4, "-q")
+    assert Path("x.bin.gn.npy").read_bytes() == Path("want.npy").read_bytes()
+    assert "gn does not write .bin files" in gn("normalize", "x.bin", "-g", 4, "-o", "out/", code=2).stderr
+    assert not Path("out").exists()
+    os.rename("x.bin", "x")
+    gn("normalize", "x", "-g", 4, "-q", "-o", "out/")
+    assert Path("out/x").read_bytes() == Path("want.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["stats", "--{}"], ["stats", "-\x1b"], ["{}"], ["--{}"], ["stats", "x.npy", "--format", "{}"],
+        ["stats", "x.npy", "--by", "{}"], ["normalize", "x.npy", "-g", "{}"],
+        ["normalize", "x.npy", "--like", "{}"], ["normalize", "x.npy", "--eps", "{}"],
+        ["stats", "x.npy", "--memory", "{}"], ["stats", "x.npy", "--layout", "{}"],
+        ["stats", "x.npy", "--plot", "{}"], ["stats", "x.npy", "x.npy", "--plot", "{}.png"],
+        ["normalize", "x.npy", "-o", "{}.h5::/"], ["normalize", "x.npy", "-o", "{}.npz"],
+        ["diff", "x.npy", "x.npy", "{}"], ["identify", "x.npy"], ["stats", "--from-file", "{}"],
+        ["normalize", "{}", "--gamma", "inf"], ["stats", "x.npy", "--dask", "{}"],
+    ],
+)  # fmt: skip
+def test_usage_errors_send_nothing_to_the_terminal_that_it_obeys(
+    gn: Gn, x: NDArray[np.float32], words: list[str]
+) -> None:
+    raw = "\x1b[31mred\x1b]0;title\x07\r\x9b2J\nsecond line\u202e"
+    done = gn(*(word.format(raw) for word in words), code=2)
+    assert done.stderr.replace("\n", "").isprintable()
+    assert "second line" not in [line[: len("second line")] for line in done.stderr.splitlines()]
+
+
+def test_a_made_up_name_of_the_program(shell: Shell) -> None:
+    done = shell(f"exec -a $'\\e[31m' {sys.executable} -m gncli normalize", code=2)
+    assert done.stderr.startswith("Usage: gn normalize [OPTIONS] INPUT...\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("", "'' names no file; give a path, DIR/ or -"),
+        ("::", "'::' names no file; give a path, DIR/ or -"),
+        ("::/a", "'::/a' names no file; give a path, DIR/ or -"),
+        ("q.h5::", "'q.h5::' names no dataset; give q.h5::/path, or q.h5 alone"),
+        ("q.h5::/", "'q.h5::/' names no dataset; give q.h5::/path, or q.h5 alone"),
+        ("q.h5:://", "'q.h5:://' names no dataset; give q.h5::/path, or q.h5 alone"),
+        ("q.npy::/", "'q.npy::/' names no dataset; give q.npy::/path, or q.npy alone"),
+    ],
+)
+def test_outputs_that_name_nothing(gn: Gn, x: NDArray[np.float32], output: str, message: str) -> None:
+    for more in ((), ("-f",), ("-n",)):
+        done = gn("normalize", "x.npy", "-g", 4, "-o", output, *more, code=2)
+        assert done.stderr.splitlines()[-1] == "Error: " + INVALID.format("'-o' / '--output'", message)
+    assert os.listdir() == ["x.npy"]
+
+
+def test_inputs_that_name_nothing(gn: Gn, x: NDArray[np.float32]) -> None:
+    line = "gn: error: '' names no file; give a path, or - for standard input\n"
+    for command in (["stats"], ["info"], ["normalize"], ["normalize", "x.npy", "-g", "4", "--gamma"]):
+        assert gn(*command, "", code=1).stderr.endswith(line)
+    for command in (["diff"], ["identify"]):
+        assert gn(*command, "", "x.npy", code=2).stderr == line
+    assert os.listdir() == ["x.npy"]
+
+
 # In a shell
 
 

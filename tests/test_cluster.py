@@ -373,7 +373,8 @@ def test_without_the_extra(shell: Shell, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", normal(4, 4, 8))
     hidden = "import sys; sys.modules['distributed'] = None; from gncli.cli import main; main()"
     done = shell(f'{sys.executable} -c "{hidden}" stats x.npy --dask local', code=2)
-    assert done.stderr == "gn: error: --dask needs the extra: pip install 'gncli[dask]'\n"
+    how = f"at the root of a clone of gn, {sys.executable} -m pip install '.[dask]'"
+    assert done.stderr == f"gn: error: --dask needs the extra dask: {how}\n"
 
 
 def test_the_environment_is_not_obeyed(shell: Shell, tmp_path: Path) -> None:

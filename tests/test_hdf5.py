@@ -211,6 +211,9 @@ def test_choose_takes_the_one_that_fits(network: str) -> None:
         choose(network, lambda shape: len(shape) == 4)
     with pytest.raises(AddressError, match=r"no dataset has a shape that fits; it holds 'f.h5::/big' \(4,"):
         choose(network, lambda shape: False)
+    assert choose(network, lambda shape: False, or_else=lambda shape: len(shape) == 3) == ["f.h5::/photos"]
+    with pytest.raises(AddressError, match="3 datasets fit; name one: "):
+        choose(network, lambda shape: False, or_else=lambda shape: len(shape) == 4)
 
 
 @pytest.mark.parametrize(

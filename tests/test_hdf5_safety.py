@@ -325,7 +325,8 @@ def test_a_filter_that_is_missing_is_named(gn: Gn, monkeypatch: pytest.MonkeyPat
     for command in (["stats"], ["normalize", "-g", "2"]):
         done = gn(*command, "f.h5::/x", code=1)
         assert "f.h5::/x: is filtered by zstd (HDF5 filter 32015)" in done.stderr
-        assert "needs the extra: pip install 'gncli[filters]'" in done.stderr
+        assert "it needs the extra filters: at the root of a clone of gn, " in done.stderr
+        assert done.stderr.endswith("-m pip install '.[filters]'\n")
 
 
 def test_a_filter_that_nobody_knows(gn: Gn) -> None:

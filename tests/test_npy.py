@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -81,13 +82,42 @@ def test_it_reads_every_version(tmp_path: Path, version: tuple[int, int]) -> Non
         ("{'descr':'<f4','fortran_order':False,'shape':(2,3,),}", "no blanks"),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L), }", "Python 2"),
         (plain() + " " * 60_000, "64 KiB of padding"),
+        (plain() + "\r", "CRLF at the end"),
+        (plain().replace(", ", ",\r\n"), "CRLF between entries"),
+        (plain("'float32'"), "a name"),
+        (plain("'<f'"), "a letter without a size"),
+        (plain("'single'"), "a name of C's"),
+        (plain("'f'"), "a letter alone"),
+        (plain("u'<f4'").replace("'descr'", "u'descr'"), "Python 2's unicode strings"),
     ],
 )
 def test_it_reads_headers_of_other_writers(tmp_path: Path, text: str, why: str) -> None:
     x = np.arange(6, dtype="f4").reshape(2, 3)
     (tmp_path / "x.npy").write_bytes(header(text) + x.tobytes())
+    if len(text) < 10_000 and "L" not in text:  # as far as numpy goes
+        np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), x, err_msg=why)
     source = open_source(str(tmp_path / "x.npy"))
     np.testing.assert_array_equal(read_all(source), x.ravel(), err_msg=why)
+    source.close()
+
+
+NAMES = sorted(word for word in np.sctypeDict if isinstance(word, str) and word != "a")
+LETTERS = [order + kind for order in ("", *"<>=|") for kind in "bBhHiIlLqQefd"]
+
+
+@pytest.mark.parametrize("word", [*NAMES, *LETTERS])
+def test_it_takes_every_word_for_a_number_that_numpy_takes(tmp_path: Path, word: str) -> None:
+    dtype = np.dtype(word)
+    x = np.arange(6).reshape(2, 3)
+    values = x.astype(dtype if dtype.kind in "iuf" else "f8")
+    (tmp_path / "x.npy").write_bytes(header(plain(f"'{word}'")) + values.tobytes())
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        with pytest.raises(FormatError, match=r"has dtype|holds objects"):
+            open_source(str(tmp_path / "x.npy"))
+        return
+    source = open_source(str(tmp_path / "x.npy"))
+    assert source.dtype == np.load(tmp_path / "x.npy").dtype
+    np.testing.assert_array_equal(read_all(source), x.ravel())
     source.close()
 
 
@@ -162,7 +192,9 @@ def test_it_reads_several_runs_from_several_threads(tmp_path: Path) -> None:
         (header(plain("[('a', '<f4'), ('b', '<i2')]")), "structured or sub-array dtype"),
         (header(plain("('<f4', (2,))")), "structured or sub-array dtype"),
         (header(plain("'<f4,<f4'")), "a dtype that gn does not know: '<f4,<f4'"),
-        (header(plain("'float32'")), "a dtype that gn does not know"),
+        (header(plain("'float33'")), "a dtype that gn does not know"),
+        (header(plain("'4f4'")), "a dtype that gn does not know"),
+        (header(plain("'f4;f4'")), "a dtype that gn does not know"),
         (header(plain("'<f3'")), "a dtype that gn does not know"),
         (header(plain("'a5'")), "a dtype that gn does not know"),
         (header(plain("'<M8[zz]'")), "a dtype that gn does not know"),
@@ -188,6 +220,46 @@ def test_a_file_that_is_not_as_it_should_be(tmp_path: Path, content: bytes, mess
     assert caught.value.address == str(path)
     assert "\n" not in str(caught.value)
     assert peak < 2**20, "nothing is allocated on a header's word"
+
+
+def test_several_arrays_in_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "two of them.npy"
+    with path.open("wb") as file:
+        for shape in ((2, 4), (0, 3), (5,)):
+            np.save(file, np.ones(shape, "f4"))
+    with pytest.raises(FormatError) as caught:
+        open_source(str(path))
+    assert caught.value.message == (
+        f"holds several arrays, one after another; give it as a pipe, `gn ... - < '{path}'`, "
+        "or save each in its own file"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "declared", "order"),
+    [((4, 6), (2, 6), "C"), ((4, 6), (4, 3), "F"), ((7,), (5,), "C"), ((15,), (2, 4), "C"), ((6,), (), "C")],
+)
+def test_a_shape_that_is_too_small_for_the_file(
+    tmp_path: Path, shape: tuple[int, ...], declared: tuple[int, ...], order: Any
+) -> None:
+    """The error holds the numpy expression that reads all of the elements."""
+    x = np.arange(np.prod(shape), dtype="f4").reshape(shape, order=order)
+    path = tmp_path / "x.npy"
+    path.write_bytes(header(plain(shape=str(declared), order=str(order == "F"))) + x.tobytes("A"))
+    with pytest.raises(FormatError) as caught:
+        open_source(str(path))
+    message, _, read = caught.value.message.partition("; if all are wanted, save this with np.save: ")
+    held = x.nbytes - 4 * int(np.prod(declared))
+    looks = f"the shape in its header, {declared}, looks too small for {x.size} elements"
+    assert message == f"has {held} bytes after its data ({x.nbytes - held} bytes): {looks}"
+    np.testing.assert_array_equal(eval(read, {"np": np}), x, strict=True)
+
+
+def test_bytes_that_are_neither(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    path.write_bytes(header(plain()) + b"\0" * 29)
+    with pytest.raises(FormatError, match=r"5 bytes after its data .*, neither another array nor whole"):
+        open_source(str(path))
 
 
 def test_an_object_array_is_not_unpickled(tmp_path: Path) -> None:
@@ -308,7 +380,14 @@ def test_names(tmp_path: Path) -> None:
     assert choose(path, lambda shape: False) == [path]
     assert default_output(path) == str(tmp_path / "odd::name.gn.npy")
     assert default_output("a/f.h5::/conv1") == "a/f.gn.h5"
-    assert default_output("dump") == "dump.gn"
+    np.save(tmp_path / "dump.npy", np.zeros(3))
+    with h5py.File(tmp_path / "f.v2", "w") as file:
+        file["x"] = np.zeros(3)
+    for name in ("dump", "x.bin", "dump.1"):  # the format is known from the content
+        (tmp_path / name).write_bytes((tmp_path / "dump.npy").read_bytes())
+        assert default_output(f"{tmp_path}/{name}") == f"{tmp_path}/{name}.gn.npy"
+    assert default_output(f"{tmp_path}/f.v2::/x") == f"{tmp_path}/f.v2.gn.h5"
+    assert default_output("nothing") == "nothing.gn"
     source = open_source(path)
     with pytest.raises(UsageError, match="an \\.npy holds one tensor; drop '::/a'"):
         open_sink(str(tmp_path / "y.npy::a"), source, source.dtype, force=False, attributes={})

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import h5py
 import matplotlib.image
@@ -18,6 +19,7 @@ from conftest import Gn, Shell
 from gncli.compare import Comparison, opened
 from gncli.histogram import Histogram
 from gncli.pictures import _exponents
+from gncli.words import printable
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +139,72 @@ def test_a_dollar_is_no_mathematics(gn: Gn) -> None:
     assert any(text.startswith("a$b_{c$.npy") for text in texts("p.svg"))
 
 
+NAMES = [
+    "中文", "العربية", "😀", "e\x1b[31mred", "two\nlines", "bell\x07", "right\u202eleft", "a\\$b$", "\ufffe",
+    "x" * 200, os.fsdecode(b"f\xff"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_names_that_the_font_or_xml_lacks(gn: Gn, name: str) -> None:
+    """A picture, and not a word of matplotlib's; in an SVG, what no terminal shows is escaped there, too."""
+    try:
+        os.rename("x.npy", f"{name}.npy")
+    except OSError:
+        pytest.skip("the file system takes text only")
+    for suffix in ("png", "svg", "pdf"):
+        done = gn("stats", f"{name}.npy", "-q", "--plot", f"p.{suffix}")
+        assert (done.stdout, done.stderr) == ("", "")
+    words = " ".join("".join(node.itertext()) for node in ElementTree.parse("p.svg").iter())
+    assert printable(f"{name}.npy") in words
+    drawn("p.png")
+
+
+SETTINGS = (
+    "backend: nonsense", "nonsense: 1", "text.usetex: True", "savefig.dpi: 1000", "font.size: abc",
+    "no colon", "font.family: Nonexistent", "path.effects: 1", "image.cmap: nope", "axes.facecolor: black",
+)  # fmt: skip
+
+
+def test_settings_of_the_folder_and_the_environment_change_nothing(shell: Shell) -> None:
+    shell("$gn stats x.npy -q --plot want.png")
+    Path("matplotlibrc").write_text("\n".join(SETTINGS))
+    for environment in ("", "MPLBACKEND=nonsense MPLCONFIGDIR=/dev/null/x"):
+        done = shell(f"{environment} $gn stats x.npy -q --plot p.png")
+        assert (done.stdout, done.stderr) == ("", "")
+        np.testing.assert_array_equal(drawn("p.png"), drawn("want.png"))
+
+
+def test_settings_that_matplotlib_cannot_read(shell: Shell) -> None:
+    Path("matplotlibrc").write_bytes(b"\xff\xfe")
+    done = shell("$gn stats x.npy --plot p.png", code=2)
+    assert done.stderr.startswith("gn: error: --plot cannot load matplotlib: ")
+    assert done.stderr.endswith("; look at the file matplotlibrc in this folder, or in its own\n")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("bad", ["nothing.npy", "bad.npy", "bad.h5::/x", "x.h5::/none*"])
+def test_an_input_that_fails(gn: Gn, bad: str) -> None:
+    """Its error, and no other; the picture that stood there stays."""
+    Path("bad.npy").write_bytes(b"")
+    Path("bad.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    with h5py.File("x.h5", "w") as file:
+        file["x"] = 1
+    Path("p.svg").write_text("an older picture")
+    for words, code in ((["stats", bad], 1), (["normalize", bad], 1), (["diff", bad, "x.npy"], 2)):
+        done = gn(*words, "--plot", "p.svg", code=code)
+        assert done.stderr.startswith("gn: error: ")
+        assert done.stderr.count("\n") == 1
+    assert Path("p.svg").read_text() == "an older picture"
+    for command in ("stats", "normalize"):
+        Path("list").write_text(f"{bad}\nx.npy\n")
+        done = gn(command, "--from-file", "list", "--plot", "p.svg", code=2)
+        assert "is a picture of one tensor, not of 2; name one" in done.stderr
+        Path("list").write_text("")
+        done = gn(command, "--from-file", "list", "--plot", "p.svg", code=2)
+        assert "is a picture of one tensor, not of 0; name one" in done.stderr
+
+
 def test_errors_by_magnitude() -> None:
     a = np.array([[1.5, -3.0, 0.0, 5.0], [np.nan, 4.25, 100.0, 7.0]])
     b = np.array([[1.0, -3.0, 1.0, 4.0], [1.0, 4.0, 101.0, 0.0]])
@@ -167,7 +235,8 @@ def test_without_matplotlib(shell: Shell) -> None:
     block = "import sys; sys.modules['matplotlib'] = None; from gncli.cli import main; "
     run = f"""{block}sys.argv = ['gn', 'stats', 'x.npy', '--plot', 'p.png']; main()"""
     done = shell('"$1" -c "$2"', sys.executable, run, code=2)
-    assert done.stderr == "gn: error: --plot needs the extra: pip install 'gncli[plot]'\n"
+    how = f"at the root of a clone of gn, {sys.executable} -m pip install '.[plot]'"
+    assert done.stderr == f"gn: error: --plot needs the extra plot: {how}\n"
     assert not done.stdout
 
 

@@ -217,6 +217,26 @@ def test_a_row_too_wide_for_the_terminal_comes_apart_at_its_name(
     )
 
 
+@pytest.mark.parametrize("columns", [*range(1, 40), 60, 66, 67, 80])
+@pytest.mark.parametrize("several", [False, True])
+def test_histograms_on_a_narrow_terminal(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, columns: int, several: bool
+) -> None:
+    """Every bin with its number is on a line of its own; bars are left out where there is no room."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    one = {"edges": [-1.23456e-10, 0.5, 1.0, 1.5], "counts": [123456, 61728, 0]}
+    histogram = {"before": one, "after": {**one, "counts": [7, 7, 7]}} if several else one
+    text = shown("table", [{**(NORMALIZED if several else STATS), "histogram": histogram}], terminal)
+    lines = [line.split() for line in text.splitlines()]
+    for edge, count in (("-1.23456e-10", "123456"), ("0.5", "61728"), ("1", "0")):
+        assert any(line[:2] == [edge, count] for line in lines)
+    if several:
+        assert any(line[-3:-1] == ["-1.23456e-10", "7"] or line == ["-1.23456e-10", "7"] for line in lines)
+    else:
+        assert ("█" * 16 in text) == (columns >= 12 + 2 + 6 + 2 + 16)
+
+
 def test_quiet_prints_nothing() -> None:
     stream = io.StringIO()
     with reporting("table", quiet=True, stream=stream) as show:

@@ -25,7 +25,7 @@ import click
 from gncli import __version__, leavings
 from gncli.errors import GnError, UsageError
 from gncli.report import say
-from gncli.words import quoted
+from gncli.words import printable, quoted
 
 # Each a module of this package, and the command in it; its first words, for `gn --help` not to load it.
 COMMANDS = {
@@ -35,6 +35,9 @@ COMMANDS = {
     "diff": "Compare A with B, element by element.",
     "identify": "Tell by which convention of group norm Y was made from X.",
 }
+NAMES = ("gn", "gncli")  # of the command
+# An error whose text is the help; click 8.1 has none.
+HELP: type[Exception] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
@@ -108,8 +111,12 @@ def edge() -> Iterator[None]:
     """Where an exception ends: as a line on stderr and an exit code."""
     try:
         yield
-    except (click.ClickException, click.Abort, click.exceptions.Exit):
-        raise  # click has words and codes of its own
+    except click.ClickException as error:  # click has words and codes of its own
+        if not isinstance(error, HELP):
+            error.message = printable(error.message)  # they quote what was given, and a terminal obeys it
+        raise
+    except (click.Abort, click.exceptions.Exit):
+        raise
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
     except BrokenPipeError:
@@ -204,8 +211,10 @@ def main() -> NoReturn:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
+    # Not "python -m gncli", by which no shell could complete, nor any other name that a caller makes up.
+    name = os.path.basename(sys.argv[0])
     try:
-        gn()
+        gn(prog_name=name if name in NAMES else "gn")
     except SystemExit as end:
         code = end.code
     except KeyboardInterrupt:

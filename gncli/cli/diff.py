@@ -9,6 +9,7 @@ import click
 
 from gncli.cli import options, tell, trouble
 from gncli.cli.command import Command
+from gncli.cli.paths import require_apart
 from gncli.errors import GnError
 from gncli.report import reporting, say
 
@@ -55,6 +56,7 @@ def diff(
     settings = Comparison(Tolerance(rtol, atol, max_ulp, nan_differ), groups, **rest)
     codes = {0}
     options.check_pictures(False, plot, a, b)
+    require_apart(options.reads(ctx, (a, b)), options.pictures(plot))
     with trouble(), reporting(format, quiet=quiet) as show:
         both = pairs(a, b, allow_external=settings.allow_external)
         options.check_one(plot, len(both))

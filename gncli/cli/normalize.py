@@ -12,6 +12,7 @@ import click
 
 from gncli.cli import attempts, options
 from gncli.cli.command import Command
+from gncli.cli.paths import NamedFile, require_apart
 from gncli.errors import UsageError
 from gncli.layout import Layout
 from gncli.report import reporting, say
@@ -65,19 +66,24 @@ def normalize(
 
     inputs = options.all_inputs(ctx, inputs, from_file, null)
     options.check_pictures(hist, plot, *inputs, output)
+    options.check_one(plot, len(inputs))
     settings = Settings(**chosen | options.chosen_groups(ctx))
     batch = Batch(settings, force, skip_existing, dry_run, ctx.obj)
     word = settings.layout if options.was_said(ctx, "layout") else None
     how: dict[str, Any] = {"of_several": _leave_out(word), "external": settings.allow_external}
+    how |= _which_dataset(word)
     began = time.monotonic()
     tally = Tally()
     addresses: list[str] = []
     with attempts() as attempt:
         for given in inputs:
             with attempt(given):
-                addresses += choose(given, _rank_rule(word), **how)
-        options.check_one(plot, len(addresses))
+                addresses += choose(given, **how)
+        if addresses:
+            options.check_one(plot, len(addresses))
         targets = plan_targets(addresses, output)
+        outputs = [NamedFile("the output", target, address) for address, target in targets]
+        require_apart(options.reads(ctx, addresses), [*outputs, *options.pictures(plot)])
         _check_parameters(settings.gamma, settings.beta, targets)
         if (hist or plot) and not dry_run:
             _require_kept(targets)
@@ -109,9 +115,14 @@ def plot_normalized(path: str, record: dict[str, object], settings: Settings) ->
     plot_tensor(path, with_histograms(record, settings, BINS), chosen)
 
 
-def _rank_rule(word: str | None) -> Callable[[tuple[int, ...]], bool]:
-    """Which dataset of an HDF5 file is meant. Two axes are enough only if asked for: weights have two."""
-    return Layout.parse(word).fits if word else lambda shape: len(shape) >= 3
+def _which_dataset(word: str | None) -> dict[str, Callable[[tuple[int, ...]], bool]]:
+    """Return the rules for the one dataset that is meant of an HDF5 file, as `choose` takes them.
+
+    Matrices are mostly weights, so that without a layout they count only where nothing else is there.
+    """
+    if word:
+        return {"fits": Layout.parse(word).fits}
+    return {"fits": lambda shape: len(shape) >= 3, "or_else": lambda shape: len(shape) == 2}
 
 
 def _leave_out(word: str | None) -> Callable[[str, tuple[int, ...]], bool]:
@@ -131,7 +142,7 @@ def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str
 
     Datasets of one HDF5 file may, and what goes to standard output goes there one after another.
     """
-    from gncli.tensors.address import kind_of, split
+    from gncli.tensors.address import kind_of, require_written, split
 
     readers = {os.path.realpath(split(address)[0]): address for address in addresses}
     firsts: dict[str, tuple[str, str]] = {}  # of each file that is written: the first input, and its target
@@ -143,6 +154,7 @@ def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str
             targets.append((address, target))
             continue
         path, inside = split(target)
+        require_written(path)
         source, name = os.path.realpath(split(address)[0]), split(address)[1]
         file = os.path.realpath(path)
         if file in firsts:

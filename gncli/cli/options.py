@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from click.core import ParameterSource
 
 from gncli.cli import values
 from gncli.cli.command import DATASET
+from gncli.cli.paths import NamedFile
 from gncli.conventions import CONVENTIONS
 from gncli.errors import UsageError
 
@@ -20,6 +22,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., object])
 Option = Callable[[Decorated], Decorated]
 
 GROUPING = ("groups", "layout", "grouping")
+READ = ("gamma", "beta", "from_file", "dask")  # options that may name a file
 SAID = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)  # nearest first; the rest is a default
 
 
@@ -70,6 +73,18 @@ def check_pictures(hist: bool, plot: str | None, *addresses: str | None) -> None
             raise click.UsageError(f"{name} reads a tensor twice; give a file in place of {address}")
 
 
+def reads(ctx: click.Context, inputs: Sequence[str]) -> list[NamedFile]:
+    """Return the files that the command's options name to be read, and its inputs."""
+    options = [("--" + name.replace("_", "-"), ctx.params.get(name)) for name in READ]
+    named = [NamedFile(option, given) for option, given in options if isinstance(given, str)]
+    return [*(NamedFile("the input", given) for given in inputs), *named]
+
+
+def pictures(plot: str | None) -> list[NamedFile]:
+    """Return the file that --plot writes."""
+    return [NamedFile("--plot", plot)] if plot else []
+
+
 def check_one(plot: str | None, count: int) -> None:
     """Raise click.UsageError where one picture would show several tensors."""
     if plot and count != 1:
@@ -107,15 +122,35 @@ def require_one_reader(*addresses: object) -> None:
 
 
 def listed(path: str, end: str) -> list[str]:
-    """What the list at `path` (`-`: standard input) names, each ended by `end`. Raises UsageError."""
+    """Return the names in the list at `path` (`-`: standard input), each ended by `end`.
+
+    A list of lines may have a byte order mark and CRLF, as editors on Windows write them; of names
+    separated by NUL every byte counts. Raises UsageError.
+    """
     if path == "-" and sys.stdin is None:
         raise UsageError("standard input is closed", address=path)
     try:
         with nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
-            names = os.fsdecode(file.read()).split(end)
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", address=path) from None
+            content: bytes = file.read()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"cannot be read: {reason}", address=path or "--from-file ''") from None
+    if end == "\0":
+        names = os.fsdecode(content).split("\0")
+    else:
+        names = [line.removesuffix("\r") for line in _text(content, path).split("\n")]
     return [name for name in names if name]
+
+
+def _text(content: bytes, path: str) -> str:
+    """Decode a list of lines, from UTF-16 where it is that. Raises UsageError."""
+    # A name may begin with the bytes of that mark, but no name holds a NUL.
+    if b"\0" in content and content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            return content.decode("utf-16")
+        except UnicodeDecodeError:
+            raise UsageError("is damaged UTF-16; write the list in UTF-8", address=path) from None
+    return os.fsdecode(content.removeprefix(codecs.BOM_UTF8))
 
 
 inputs_arg = click.argument("inputs", metavar="INPUT...", nargs=-1, shell_complete=values.files)
@@ -179,7 +214,7 @@ nan_opt = click.option(
     help="NaN and infinity make their group NaN, are left out of its statistics, or are an error.",
 )  # fmt: skip
 output_opt = click.option(
-    "-o", "--output", metavar="PATH|DIR/|-", shell_complete=values.files,
+    "-o", "--output", metavar="PATH|DIR/|-", shell_complete=values.files, callback=values.output_path,
     help="Where to write; - is standard output.  [default: beside the input, x.npy to x.gn.npy]",
 )  # fmt: skip
 force_opt = click.option("-f", "--force", is_flag=True, help="Overwrite an output that exists.")

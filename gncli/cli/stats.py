@@ -8,6 +8,7 @@ import click
 
 from gncli.cli import attempts, options
 from gncli.cli.command import Command
+from gncli.cli.paths import require_apart
 from gncli.report import reporting
 
 
@@ -45,6 +46,7 @@ def stats(
     if (hist or plot) and chosen["by"]:
         raise click.UsageError("--hist and --plot are of whole tensors; drop --by")
     options.check_one(plot, len(inputs))
+    require_apart(options.reads(ctx, inputs), options.pictures(plot))
     chosen |= options.chosen_groups(ctx)
     with attempts() as attempt, reporting(format, quiet=quiet) as show:
         for given in inputs:

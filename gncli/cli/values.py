@@ -66,6 +66,20 @@ def framework(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return value
 
 
+def output_path(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse what names no file, and what ends where a dataset should be named."""
+    if value is None:
+        return None
+    from gncli.tensors.address import split
+
+    file, name = split(value)
+    if not file:
+        raise click.BadParameter(f"{value!r} names no file; give a path, DIR/ or -")
+    if name == "/":
+        raise click.BadParameter(f"{value!r} names no dataset; give {file}::/path, or {file} alone")
+    return value
+
+
 def picture(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None and not value.lower().endswith(PICTURES):
         raise click.BadParameter(f"{value!r} is none of .png, .svg, .pdf")

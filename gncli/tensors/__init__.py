@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from math import prod
 from typing import Any, Protocol
 
@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from gncli.errors import AddressError, GnError, UsageError
 from gncli.layout import Run
-from gncli.tensors.address import candidates, kind_of, open_file, sniff, split
+from gncli.tensors.address import (
+    SUFFIXES,
+    candidates,
+    kind_of,
+    open_file,
+    require_written,
+    sniff,
+    split,
+)
 from gncli.tensors.decoding import Decoding
 from gncli.tensors.header import TensorHeader
 from gncli.tensors.npy import NpySink, NpySource
@@ -164,13 +172,15 @@ def choose(
     address: str,
     fits: Callable[[tuple[int, ...]], bool],
     *,
+    or_else: Callable[[tuple[int, ...]], bool] = lambda shape: False,
     of_several: Callable[[str, tuple[int, ...]], bool] = lambda address, shape: True,
     external: bool = False,
 ) -> list[str]:
     """As `expand`; but of an HDF5 file without `::`, the one numeric dataset whose shape `fits`.
 
-    Of those that a glob stands for, the ones that `of_several` takes, told address and shape. Raises
-    AddressError, with the candidates and their shapes, where none is left or several fit.
+    Where no shape `fits`, the one that fits `or_else`. Of those that a glob stands for, the ones that
+    `of_several` takes, told address and shape. Raises AddressError, with the candidates and their shapes,
+    where none is left or several fit.
     """
     path, name, kind = _locate(address)
     if kind == "npy":
@@ -178,9 +188,11 @@ def choose(
     from gncli.tensors.hdf5_find import find, is_glob
 
     file = _stored(path)
-    found = fitting = find(file, name, external=external, shown=path)
+    found = find(file, name, external=external, shown=path)
+    fitting: Sequence[tuple[str, tuple[int, ...] | None]] = found
     if name is None:
-        fitting = [(dataset, shape) for dataset, shape in found if shape is not None and fits(shape)]
+        known = [(dataset, shape) for dataset, shape in found if shape is not None]
+        fitting = [one for one in known if fits(one[1])] or [one for one in known if or_else(one[1])]
     elif is_glob(file, name):
         fitting = [
             (dataset, shape)
@@ -211,11 +223,19 @@ def inspect(address: str, *, external: bool = False) -> Iterator[TensorHeader]:
 
 
 def default_output(address: str) -> str:
-    """Beside the input: `x.npy` goes to `x.gn.npy`, `f.h5::/a` to `f.gn.h5`; a pipe to standard output."""
+    """Return the name of the output beside the input; of a pipe, `-`.
+
+    `x.npy` goes to `x.gn.npy`, `f.h5::/a` to `f.gn.h5`. A name whose suffix is not one that gn writes
+    stays whole, and the suffix of its kind is added: `x.bin` goes to `x.bin.gn.npy`.
+    """
     path = split(address)[0]
     if stream_at(path) is not None:
         return "-"
     stem, suffix = os.path.splitext(path)
+    if kind_of(path) is None:
+        with suppress(GnError):  # where nothing can be read, whoever opens it says so
+            kind = _locate(address)[2]
+            stem, suffix = path, next(suffix for suffix in SUFFIXES if SUFFIXES[suffix] == kind)
     return f"{stem}.gn{suffix}"
 
 
@@ -238,6 +258,7 @@ def open_sink(
 
         return (StreamSink if in_order else SpooledSink)(source.shape, dtype, source.fortran)
     path, name = split(target)
+    require_written(path)
     kind = kind_of(path) or _kind_of_input(source)
     if kind == "hdf5":
         from gncli.tensors.hdf5_sink import sink_alone
@@ -257,6 +278,7 @@ def open_output(
     """
     from gncli.tensors.hdf5_sink import joint_output
 
+    require_written(target)
     return joint_output(target, sources, force=force)
 
 

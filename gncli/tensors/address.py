@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gncli.errors import AddressError, FormatError
+from gncli.errors import AddressError, FormatError, UsageError
 from gncli.words import quoted
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -21,8 +21,9 @@ STRANGERS = {
     b"CDF": "classic netCDF; convert it with `nccopy -k nc4`",
     b"\x1f\x8b": "compressed by gzip; gunzip it first",
 }
-# The suffix of an output says its kind.
-SUFFIXES = {".npy": "npy", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".he5": "hdf5", ".nc": "hdf5"}
+# The suffix of an output says its kind. The first of each kind is what an output is called by default.
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nc", ".nc4", ".h5ad", ".mat")
+SUFFIXES = {".npy": "npy", **dict.fromkeys(HDF5_SUFFIXES, "hdf5")}
 LISTED = 20  # candidates shown in one error
 
 
@@ -47,8 +48,17 @@ def kind_of(path: str) -> str | None:
     return SUFFIXES.get(suffix(path))
 
 
+def require_written(path: str) -> None:
+    """Raise UsageError where an output's suffix is one that gn does not write."""
+    if suffix(path) and kind_of(path) is None:
+        written = f"it writes {', '.join(SUFFIXES)}, and without a suffix the format of the input"
+        raise UsageError(f"gn does not write {suffix(path)} files; {written}", address=path)
+
+
 def open_file(path: str) -> FileIO:
     """The regular file at `path`, unbuffered, for reading. Raises AddressError."""
+    if not path:
+        raise AddressError("'' names no file; give a path, or - for standard input", address=path)
     try:
         # Without O_NONBLOCK, opening a FIFO that nobody writes would hang before it can be told apart.
         file = FileIO(path, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0)))

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli.errors import FormatError
+from gncli.extras import how_to_install
 
 
 def _zlib() -> Any:
@@ -124,7 +125,7 @@ def require_filters(dataset: h5py.Dataset, address: str) -> None:
         name = {**BUILT_IN, **REGISTERED}.get(code) or told.decode("utf-8", "replace") or "unknown"
         message = f"is filtered by {name} (HDF5 filter {code}), which is not there; "
         if code in REGISTERED:
-            message += "it needs the extra: pip install 'gncli[filters]'"
+            message += f"it needs the extra filters: {how_to_install('filters')}"
         else:
             message += "rewrite the file with gzip: h5repack -f GZIP=4"
         raise FormatError(message, address=address)

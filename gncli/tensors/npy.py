@@ -1,17 +1,12 @@
-"""Tensors in .npy files, read and written by position, never as a whole.
-
-The format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
-"""
+"""Tensors in .npy files, read and written by position, never as a whole."""
 
 from __future__ import annotations
 
 import io
 import math
 import os
-import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,34 +14,10 @@ from numpy.typing import NDArray
 
 from gncli.errors import AddressError, FormatError
 from gncli.layout import Run
-from gncli.tensors.address import NPY_MAGIC, open_file, require_numeric, split
+from gncli.tensors.address import NPY_MAGIC, open_file, pasted, split
+from gncli.tensors.npy_header import Header, header_bytes, read_header
 from gncli.tensors.positioned import POSITIONED, drain, fill
 from gncli.tensors.staging import Joined, Staged
-
-MAX_HEADER = 64 * 1024  # bytes; of one tensor's, rank 64 and all, hardly 1500 are not padding
-MAX_RANK = 64  # numpy's own
-
-# The header is the text of a Python dict. Three entries of fixed form need no evaluator, which a
-# stranger could make to recurse, to warn or to fill memory. The L is Python 2's.
-BLANKS = " \t\n"
-_B = f"[{BLANKS}]*"
-_LENGTH = rf"(?:0|[1-9]\d{{0,18}})L?{_B}"
-_TUPLE = rf"\({_B}(?:(?:{_LENGTH},{_B})+(?:{_LENGTH})?)?\)"
-_ENTRY = re.compile(
-    rf"""(?P<quote>['"])(?P<key>descr|fortran_order|shape)(?P=quote){_B}:{_B}"""
-    rf"""(?P<value>'[^'"\\]*'|"[^'"\\]*"|True|False|{_TUPLE}){_B}(?:,{_B}|$)""",
-    re.ASCII,
-)
-_STRUCTURED = re.compile(r"""['"]descr['"]\s*:\s*[\[(]""", re.ASCII)
-_DESCR = re.compile(r"[<>|=]?(?:O|[biufcmMSUV]\d{1,9}(?:\[\w{1,9}\])?)", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Header:
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    fortran: bool
-    offset: int  # of the first element, in bytes
 
 
 class NpySource:
@@ -65,7 +36,7 @@ class NpySource:
         try:
             file.seek(0)
             header = read_header(file.read, address)
-            _check_size(header, os.fstat(file.fileno()).st_size - header.offset, address)
+            _check_size(header, file, address)
         except BaseException:
             file.close()
             raise
@@ -186,81 +157,36 @@ class NpySink(NpyPart):
         self._whole.discard()
 
 
-def read_header(read: Callable[[int], bytes], address: str) -> Header:
-    """The header at the front of what `read(count)` gives; it gives fewer bytes only at the end.
-
-    Nothing of a size that the header claims is allocated. Raises FormatError.
-    """
-    start = read(8)
-    major, minor = start[6:8] if start.startswith(NPY_MAGIC) and len(start) == 8 else (0, 0)
-    if (major, minor) not in ((1, 0), (2, 0), (3, 0)):
-        message = f"has .npy version {major}.{minor}; gn reads 1.0, 2.0 and 3.0"
+def _check_size(header: Header, file: io.FileIO, address: str) -> None:
+    """Raise FormatError unless the file ends where the array that the header declares ends."""
+    held = os.fstat(file.fileno()).st_size - header.offset
+    if held < header.nbytes:
+        message = f"is truncated: its header declares {header.nbytes} bytes of data, the file holds {held}"
         raise FormatError(message, address=address)
-    wide = 2 if major == 1 else 4
-    field = read(wide)
-    length = int.from_bytes(field, "little")
-    if length > MAX_HEADER:
-        message = f"declares a header of {length} bytes; of one tensor it has at most {MAX_HEADER}"
-        raise FormatError(message, address=address)
-    body = read(length)
-    held, offset = 8 + len(field) + len(body), 8 + wide + length
-    if held < offset:
-        message = f"is cut off in its header, at {held} of {offset} bytes; write it again"
-        raise FormatError(message, address=address)
-    shape, dtype, fortran = _parse(body.decode("utf-8" if major == 3 else "latin-1", "replace"), address)
-    # numpy counts in int64, and leaves out the zeros when it checks that the product fits.
-    if len(shape) > MAX_RANK or math.prod(filter(None, shape)) * dtype.itemsize >= 2**63:
-        raise FormatError(f"declares an absurd shape, {shape}", address=address)
-    return Header(shape, dtype, fortran and len(shape) > 1, offset)
+    if held > header.nbytes:
+        file.seek(header.offset + header.nbytes)
+        another = file.read(len(NPY_MAGIC)) == NPY_MAGIC
+        raise FormatError(_several(address) if another else _too_long(header, held, address), address=address)
 
 
-def _parse(text: str, address: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-    """shape, dtype and fortran_order of the header's text. Raises FormatError."""
-    if _STRUCTURED.search(text):
-        raise FormatError("has a structured or sub-array dtype; save one field of it", address=address)
-    text = text.strip(BLANKS)
-    entries: dict[str, str] = {}
-    if text[:1] == "{" and text[-1:] == "}":
-        body = text[1:-1].strip(BLANKS)
-        position = 0
-        while (match := _ENTRY.match(body, position)) and match["key"] not in entries:
-            entries[match["key"]] = match["value"]
-            position = match.end()
-        if position < len(body):
-            entries.clear()
-    descr, order, shape = (entries.get(key, "") for key in ("descr", "fortran_order", "shape"))
-    if descr[:1] not in ("'", '"') or order not in ("True", "False") or shape[:1] != "(":
-        shown = ascii(text if len(text) <= 80 else text[:80] + "...")
-        raise FormatError(f"has a header that is not of an .npy: {shown}", address=address)
-    dtype = _parse_dtype(descr[1:-1], address)
-    return tuple(int(digits) for digits in re.findall(r"\d+", shape)), dtype, order == "True"
+def _several(address: str) -> str:
+    pipe = f"`gn ... - < {pasted(address)}`"
+    return f"holds several arrays, one after another; give it as a pipe, {pipe}, or save each in its own file"
 
 
-def _parse_dtype(descr: str, address: str) -> np.dtype[Any]:
-    try:
-        # np.dtype alone would take lists of fields, aliases and what it warns about.
-        dtype = np.dtype(descr) if _DESCR.fullmatch(descr) else None
-    except (TypeError, ValueError):
-        dtype = None
-    if dtype is None:
-        raise FormatError(f"has a dtype that gn does not know: {descr!a}", address=address)
-    require_numeric(dtype, address)
-    return dtype
-
-
-def _check_size(header: Header, held: int, address: str) -> None:
-    """Raise FormatError unless `held` bytes are what the header declares."""
-    declared = math.prod(header.shape) * header.dtype.itemsize
-    if held < declared:
-        message = f"is truncated: its header declares {declared} bytes of data, the file holds {held}"
-        raise FormatError(message, address=address)
-    if held > declared:
-        message = f"has {held - declared} bytes after its data ({declared} bytes); cut them off"
-        raise FormatError(message, address=address)
-
-
-def header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> bytes:
-    text = io.BytesIO()
-    entries = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": fortran, "shape": shape}
-    np.lib.format.write_array_header_1_0(text, entries)
-    return text.getvalue()
+def _too_long(header: Header, held: int, address: str) -> str:
+    """The message for `held` bytes of data, which are more than the header declares."""
+    found = f"has {held - header.nbytes} bytes after its data ({header.nbytes} bytes)"
+    count, rest = divmod(held, header.dtype.itemsize)
+    if rest:
+        return f"{found}, neither another array nor whole elements of {header.dtype.name}; write it again"
+    # The slowest axis is the one that grows when an array is appended to.
+    others = header.shape[:-1] if header.fortran else header.shape[1:]
+    shape: tuple[int, ...] = (count,)
+    if math.prod(others) and count % math.prod(others) == 0:
+        length = count // math.prod(others)
+        shape = (*others, length) if header.fortran else (length, *others)
+    order = ", order='F'" if header.fortran else ""
+    read = f"np.fromfile({address!r}, {header.dtype.str!r}, offset={header.offset}).reshape({shape}{order})"
+    looks = f"the shape in its header, {header.shape}, looks too small for {count} elements"
+    return f"{found}: {looks}; if all are wanted, save this with np.save: {read}"

@@ -51,6 +51,7 @@ class Stream:
         self.abandoned = False
         self._file = file
         self._ahead = b""  # seen, and not yet taken
+        self._begun = 0  # tensors, the one that is being read included
         self._owed = 0  # bytes of the tensor that is being read
         self._spool: str | None = None
         self._poll: select.poll | None = None
@@ -68,7 +69,10 @@ class Stream:
             return "npy"
         if start == HDF5_MAGIC:
             return "hdf5"
-        raise stranger(start, self.address)
+        error = stranger(start, self.address)
+        if self._begun:
+            error.message += f" after array {self._begun}, whose header may declare too small a shape"
+        raise error
 
     def more(self) -> bool:
         """Whether anything comes after the tensor that was read last."""
@@ -76,6 +80,7 @@ class Stream:
 
     def begin(self, nbytes: int) -> None:
         """What comes now is a tensor of so many bytes."""
+        self._begun += 1
         self._owed = nbytes
 
     def skip(self) -> None:

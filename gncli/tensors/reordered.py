@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from gncli.errors import OutputError
 from gncli.layout import Box, Run, runs_of
 from gncli.tensors.address import reason
-from gncli.tensors.npy import NpySource, header_bytes
+from gncli.tensors.npy import NpySource
+from gncli.tensors.npy_header import header_bytes
 
 BOX = 1 << 20  # elements
 

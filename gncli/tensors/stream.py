@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from gncli.errors import FormatError, OutputError
 from gncli.layout import Run
 from gncli.tensors.address import reason
-from gncli.tensors.npy import NpySink, NpySource, header_bytes, read_header
+from gncli.tensors.npy import NpySink, NpySource
+from gncli.tensors.npy_header import header_bytes, read_header
 from gncli.tensors.pipe import (
     CHUNK,
     LARGE,
