@@ -17,7 +17,7 @@ from gncli.crew import Crew
 from gncli.difference import Differences, Floats, Tolerance, differences
 from gncli.errors import AddressError, GnError
 from gncli.executors import in_order, threads
-from gncli.layout import Layout, Run, group_count, is_interleaved, stretches
+from gncli.layout import Layout, Run, channel_axis, group_count, is_interleaved, sample_axis, stretches
 from gncli.progress import Progress
 from gncli.stats import tensor_stats
 from gncli.tensors import Source, expand, open_seekable
@@ -245,8 +245,9 @@ class Groups:
 
     def __init__(self, word: str, shape: tuple[int, ...], groups: int, interleaved: bool) -> None:
         self.word, self.shape, self.groups, self.interleaved = word, shape, groups, interleaved
+        self.channel_axis, self.sample_axis = channel_axis(word, len(shape)), sample_axis(word)
         self.ranked: list[dict[str, Any]] = []
-        samples = shape[word.index("N")] if "N" in word else 1
+        samples = 1 if self.sample_axis is None else shape[self.sample_axis]
         self.cells = samples, groups
         self.held = np.full((4, *self.cells), np.nan) if 0 < samples * groups <= HELD else None
 
@@ -255,7 +256,8 @@ class Groups:
         cls, rows: Iterator[tuple[dict[str, Any], ...]], shape: tuple[int, ...], chosen: dict[str, Any]
     ) -> Groups:
         word = Layout.parse(chosen["layout"] or "channels_first").on(shape).word
-        count = group_count(shape[word.index("C")], chosen["groups"], chosen["channels_per_group"])
+        channels = shape[channel_axis(word, len(shape))]
+        count = group_count(channels, chosen["groups"], chosen["channels_per_group"])
         groups = cls(word, shape, count, is_interleaved(chosen["grouping"]))
         groups.ranked = nlargest(RANKED, map(groups._row, rows), key=_apart)
         return groups
@@ -272,26 +274,26 @@ class Groups:
     def record(self) -> dict[str, object]:
         grouping = "interleaved" if self.interleaved else "contiguous"
         head = {"layout": self.word, "groups": self.groups, "grouping": grouping}
-        return head | {"group_differences": self.ranked}
+        return head | {"one_sample": self.sample_axis is None, "group_differences": self.ranked}
 
     def statistics(self, source: Source) -> GroupStatistics:
         assert self.held is not None
 
         def cell(places: Places) -> tuple[Any, Any]:
-            channel = self._along("C", source.fortran, places)
+            channel = self._along(self.channel_axis, source.fortran, places)
             group = channel % self.groups if self.interleaved else channel // self._per_group
-            return (self._along("N", source.fortran, places) if "N" in self.word else 0), group
+            sample = self.sample_axis
+            return 0 if sample is None else self._along(sample, source.fortran, places), group
 
         mean_a, mean_b, std_a, std_b = self.held
         return GroupStatistics(mean_a, std_a, mean_b, std_b, cell, f"{self.word}, {self.groups} groups")
 
     @property
     def _per_group(self) -> int:
-        return max(1, self.shape[self.word.index("C")] // self.groups)
+        return max(1, self.shape[self.channel_axis] // self.groups)
 
-    def _along(self, letter: str, fortran: bool, places: Places) -> Places:
-        """The index on the axis of that letter, of places in storage order."""
-        axis = self.word.index(letter)
+    def _along(self, axis: int, fortran: bool, places: Places) -> Places:
+        """The index on that axis of places in storage order."""
         run = prod(self.shape[:axis] if fortran else self.shape[axis + 1 :])
         return places // run % self.shape[axis]
 

@@ -17,7 +17,7 @@ from gncli.difference import narrower
 from gncli.dtypes import output_dtype
 from gncli.errors import FormatError, GnError, LayoutError
 from gncli.executors import threads, usable_cores
-from gncli.layout import Layout, layouts
+from gncli.layout import Layout, layouts, sample_axis
 from gncli.progress import Progress
 from gncli.recipes import Floats, Recipe, structures
 from gncli.sampling import Sample
@@ -87,7 +87,7 @@ def _words(x: Source, y: Source, address: str, question: Question) -> list[str]:
             raise LayoutError("is a scalar, which has no channels")
         return words
     word = Layout.parse(question.layout).on(x.shape).word
-    if "N" in word[1:]:
+    if sample_axis(word):
         raise LayoutError(f"layout {word} has N behind other axes; transpose it to have N in front")
     return [word]
 
@@ -237,7 +237,7 @@ def _residual(recipe: Recipe, screen: Screen) -> str:
     words = f"the nearest leaves a residual of {share:.2g} of the output"
     channel = structure.channel(places)
     group = structure.group_of(structure.counted(places))
-    batch = places // prod(sample.shape[1:]) if structure.word[0] == "N" else np.zeros_like(places)
+    batch = places // prod(sample.shape[1:]) if structure.batched else np.zeros_like(places)
     if not screen.affine.unknown:
         free = Screen(sample, Affine(unknown=True)).candidates([structure, *screen.structures])
         if free and free[0][0] < EXPLAINED * size:

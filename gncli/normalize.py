@@ -19,7 +19,15 @@ from gncli.engine import Advance, bytes_to_read, normalize_tensor
 from gncli.errors import FormatError, GnError, LayoutError
 from gncli.executors import NORMALIZING
 from gncli.histogram import BINS, HistogramSink, fill, of_statistics
-from gncli.layout import Layout, geometry, group_count, grouped_shape, is_interleaved
+from gncli.layout import (
+    Layout,
+    channel_axis,
+    geometry,
+    group_count,
+    grouped_shape,
+    is_interleaved,
+    sample_axis,
+)
 from gncli.moments import Floats
 from gncli.norm import Norm
 from gncli.plan import plan
@@ -172,6 +180,7 @@ def normalize_file(
         "before": outcome.before.row(),
         "after": outcome.after.row(),
         "output_dtype": dtype.name,
+        "one_sample": sample_axis(word) is None,
         **{key: value for key, value in done.items() if key not in ("groups", "eps", "grouping", "layout")},
         "bytes": size,
         "seconds": round(time.monotonic() - began, 6),
@@ -211,7 +220,7 @@ class _Request(NamedTuple):
 def _request(source: Source, settings: Settings) -> _Request:
     """What is asked for, of this very tensor. Raises GnError where it cannot be."""
     word = Layout.parse(settings.layout or "channels_first").on(source.shape).word
-    channels = source.shape[word.index("C")]
+    channels = source.shape[channel_axis(word, len(source.shape))]
     groups = group_count(channels, settings.groups, settings.channels_per_group)
     view = geometry(
         source.shape, word, groups, interleaved=is_interleaved(settings.grouping), fortran=source.fortran

@@ -12,7 +12,7 @@ import numpy as np
 from gncli.compare import Comparison, Pair, opened
 from gncli.difference import Floats, widened
 from gncli.histogram import Histogram
-from gncli.layout import Layout, divisors, group_count
+from gncli.layout import Layout, channel_axis, divisors, group_count
 from gncli.stats import stats_file
 
 BINS = 100
@@ -34,7 +34,7 @@ def plot_tensor(path: str, record: Mapping[str, Any], chosen: Mapping[str, Any])
     maps = []
     if len(shape) > 1 and 0 not in shape:
         word = Layout.parse(chosen["layout"] or "channels_first").on(shape).word
-        channels = shape[word.index("C")]
+        channels = shape[channel_axis(word, len(shape))]
         given = chosen["channels_per_group"] or chosen["groups"]
         by = "group" if given in divisors(channels) else "channel"
         title += f" {word}" + (f", {channels} channels by {by}" if by == "channel" else "")

@@ -17,7 +17,7 @@ from typing import Protocol, TextIO
 
 from gncli.errors import OutputError
 from gncli.progress import make_way
-from gncli.words import Grid, Part, cell, histograms, listing, printable
+from gncli.words import ONE_SAMPLE, Grid, Part, cell, histograms, listing, one_sample_notes, printable
 
 Record = Mapping[str, object]
 Row = Sequence[str]
@@ -117,7 +117,7 @@ class Table:
         cells = [name for name in CELLS if name in self.records[0]]
         header = ["input", "shape", "dtype", *cells, *STATISTICS]
         rows = [[cell(record.get(name)) for name in header] for record in self.records]
-        self._block([Grid(header, rows, 3)])
+        self._block([Grid(header, rows, 3), *one_sample_notes(self.records)])
         for record in self.records:
             if shown := histograms(record):
                 self._block([cell(record["input"]), *shown])
@@ -179,6 +179,7 @@ def _heading(record: Record) -> str:
     applied += [f"divided by {get('divide_by')}"] if get("divide_by") else []
     applied += [f"nan {get('nan_policy')}"] if get("nan_policy") not in (None, "propagate") else []
     applied += [f"{name} {get(name)}" for name in ("gamma", "beta", "like") if get(name) is not None]
+    applied += [ONE_SAMPLE] if get("one_sample") else []
     lines = f"{get('input')}: {get('dtype')} {get('layout')} {shapes}", ", ".join(applied)
     return "\n".join(map(printable, lines))
 

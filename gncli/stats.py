@@ -18,7 +18,16 @@ from gncli.engine import measure_all, measure_groups
 from gncli.errors import GnError
 from gncli.executors import MEASURING
 from gncli.histogram import BINS, fill, of_statistics
-from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count, is_interleaved
+from gncli.layout import (
+    Geometry,
+    Layout,
+    channel_axis,
+    flat_geometry,
+    geometry,
+    group_count,
+    is_interleaved,
+    sample_axis,
+)
 from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
 from gncli.progress import Progress
@@ -79,7 +88,7 @@ def tensor_stats(
         watch = stack.enter_context(Progress(address, size, progress))
         if by:
             for (sample, part), row in _rows(source, cut, executor, watch.advance):
-                yield head | parts.names(sample, part) | row
+                yield head | parts.names(sample, part) | row | parts.view_facts
             check_identity(address, before)
         else:
             row = measure_all(source, cut, executor, watch.advance).row()
@@ -123,7 +132,7 @@ class _Parts:
         by: tuple[str, ...],
     ) -> _Parts:
         word = Layout.parse(layout or "channels_first").on(shape).word
-        channels = shape[word.index("C")]
+        channels = shape[channel_axis(word, len(shape))]
         count = group_count(channels, groups, channels_per_group) if "group" in by else 1
         return cls(by, word, channels, count, is_interleaved(grouping))
 
@@ -135,6 +144,11 @@ class _Parts:
         return geometry(
             source.shape, self.word, count, interleaved=interleaved, fortran=source.fortran, keep=keep
         )
+
+    @property
+    def view_facts(self) -> dict[str, object]:
+        """How the tensor was taken apart, by the names of a record."""
+        return {"layout": self.word, "one_sample": sample_axis(self.word) is None}
 
     def names(self, sample: int, part: int) -> dict[str, object]:
         """The indices that tell a row from others, in the order of the contract."""

@@ -6,13 +6,14 @@ One record is a page, several are a row each: a list of lines and grids, which `
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 SHOWN = 5  # groups of a comparison
 MEASURES = ("max_abs", "mean_abs", "max_rel", "max_ulp")
 BAR = 16  # characters of the longest bar
 CUT = 60  # characters of attributes, in a row and in a line
+ONE_SAMPLE = "the whole tensor is one sample"  # where a layout has no N
 
 
 class Grid(NamedTuple):
@@ -65,6 +66,12 @@ def listing(records: Sequence[Record]) -> list[Part] | None:
     if "equal" in records[0]:
         return _comparison(one) if one else [_comparisons(records)]
     return None
+
+
+def one_sample_notes(records: Iterable[Record]) -> list[str]:
+    """A sentence for each layout in the records that has no N."""
+    words = dict.fromkeys(record["layout"] for record in records if record.get("one_sample"))
+    return [f"layout {word} has no N: {ONE_SAMPLE}" for word in words]
 
 
 def _upright(lines: Mapping[str, str]) -> str:
@@ -155,7 +162,9 @@ def _comparison(record: Record) -> list[Part]:
     if record.get("group_differences"):
         names = ("sample", "group", "mean_a", "mean_b", "mean_diff", "std_a", "std_b", "std_diff")
         rows = [[cell(row[name]) for name in names] for row in record["group_differences"][:SHOWN]]
-        parts += [f"{record['layout']}, groups {record['groups']}, {record['grouping']}: the most different"]
+        view = [record["layout"], f"groups {record['groups']}", record["grouping"]]
+        view += [ONE_SAMPLE] if record["one_sample"] else []
+        parts += [f"{', '.join(view)}: the most different"]
         parts += [Grid([name.replace("_", " ") for name in names], rows, 0)]
     return [*parts, printable(record["verdict"])]
 
@@ -196,6 +205,7 @@ def _conventions(record: Record) -> list[Part]:
     header = ["match", "layout", "groups", "divided by", "variance", "affine", "activation", "statistics"]
     if rows:
         parts.append(Grid([*header, "eps", "max abs", "max ulp"], rows, len(header)))
+    parts += one_sample_notes(record["candidates"])
     commands = [row["command"] for row in record["candidates"] if row["match"] and row["command"]]
     return [*parts, printable(commands[0])] if commands else parts
 

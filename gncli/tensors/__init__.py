@@ -14,12 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.errors import AddressError, GnError, UsageError
+from gncli.errors import AddressError, GnError, OutputError, UsageError
 from gncli.layout import Run
 from gncli.tensors.address import candidates, kind_of, open_file, sniff, split
 from gncli.tensors.header import TensorHeader
 from gncli.tensors.npy import NpySink, NpySource
 from gncli.tensors.pipe import stream_at
+
+HDF5_MAX_RANK = 32  # H5S_MAX_RANK
 
 
 class Source(Protocol):
@@ -222,6 +224,9 @@ def open_sink(
     if kind == "hdf5":
         from gncli.tensors.hdf5_sink import sink_alone
 
+        if len(source.shape) > HDF5_MAX_RANK:
+            words = f"HDF5 takes {HDF5_MAX_RANK} axes at most, the tensor has {len(source.shape)}"
+            raise OutputError(f"{words}; write .npy instead", address=target)
         return sink_alone(path, name, source, dtype, force=force, attributes=attributes)
     if name is not None:
         raise UsageError(f"an .npy holds one tensor; drop '::{name}'", address=target)
