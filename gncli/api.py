@@ -81,7 +81,7 @@ def describe(
     source = ArraySource(array)
     cut = plan(flat_geometry(array.size), array.dtype.itemsize, 0, memory, jobs or usable_cores())
     with threads(cut.jobs) as executor:
-        return measure_all(source, cut, executor).row()
+        return measure_all(source, cut, executor).row(whole=array.dtype.kind in "iu")
 
 
 def per_channel(values: ArrayLike | None, channels: int) -> NDArray[np.float64] | None:

@@ -177,7 +177,7 @@ def normalize_file(
         "grouped_shape": list(grouped_shape(source.shape, word, groups, norm.geometry.interleaved)),
         "eps": settings.eps,
         "grouping": settings.grouping,
-        "before": outcome.before.row(),
+        "before": outcome.before.row(whole=source.dtype.kind in "iu"),
         "after": outcome.after.row(),
         "output_dtype": dtype.name,
         "one_sample": sample_axis(word) is None,

@@ -91,7 +91,8 @@ def tensor_stats(
                 yield head | parts.names(sample, part) | row | parts.view_facts
             check_identity(address, before)
         else:
-            row = measure_all(source, cut, executor, watch.advance).row()
+            whole = source.dtype.kind in "iu"
+            row = measure_all(source, cut, executor, watch.advance).row(whole=whole)
             check_identity(address, before)
             yield head | row
 
@@ -178,8 +179,9 @@ def _stored(
     source: Source, cut: Plan, executor: Executor, advance: Callable[[int], None]
 ) -> Iterator[tuple[tuple[int, int], dict[str, int | float]]]:
     """The kept axes' indices and the statistics, in storage order."""
+    whole = source.dtype.kind in "iu"
     for window, moments in measure_groups(source, cut, executor, advance):
         box = cut.box(window.box)
         for i, first in enumerate(range(*box[1])):
             for j, second in enumerate(range(*box[3])):
-                yield (first, second), moments.row(i, j)
+                yield (first, second), moments.row(i, j, whole=whole)

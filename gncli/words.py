@@ -233,7 +233,7 @@ def histograms(record: Record) -> list[Part]:
 
 def _bars(name: str, histogram: Mapping[str, Sequence[float]]) -> tuple[list[str], ...]:
     """Three columns: where a bin begins, how many it holds, and a bar of that length."""
-    edges = [cell(float(edge)) for edge in histogram["edges"]]
+    edges = [cell(edge) for edge in histogram["edges"]]
     counts = [str(count) for count in histogram["counts"]]
     most = max(*histogram["counts"], 1)
     bars = [_bar(count / most) for count in histogram["counts"]]
