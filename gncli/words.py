@@ -147,7 +147,7 @@ def _cut(value: object) -> str:
 def _comparison(record: Record) -> list[Part]:
     lines = {name: cell(record[name]) for name in ("a", "b")}
     for name in lines:
-        if f"shape_{name}" in record:
+        if record.get(f"shape_{name}") is not None:
             lines[name] += f": {record[f'dtype_{name}']} {cell(record[f'shape_{name}'])}"
     if record["count"] is not None:
         share = f"{100 * record['share']:.3g} %"
@@ -197,6 +197,7 @@ def _conventions(record: Record) -> list[Part]:
             row["activation"],
             row["statistics"],
             f"{row['eps']:g}" + (" fitted" if row["fitted"] else ""),
+            cell(row["rms"]),
             cell(row["max_abs"]),
             cell(row["max_ulp"]),
         ]
@@ -204,7 +205,8 @@ def _conventions(record: Record) -> list[Part]:
     ]
     header = ["match", "layout", "groups", "divided by", "variance", "affine", "activation", "statistics"]
     if rows:
-        parts.append(Grid([*header, "eps", "max abs", "max ulp"], rows, len(header)))
+        parts.append(Grid([*header, "eps", "rms", "max abs", "max ulp"], rows, len(header)))
+        parts.append(record["criterion"])
     parts += one_sample_notes(record["candidates"])
     commands = [row["command"] for row in record["candidates"] if row["match"] and row["command"]]
     return [*parts, printable(commands[0])] if commands else parts
