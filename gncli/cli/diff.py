@@ -53,6 +53,7 @@ def diff(
     rest = {name: chosen[name] for name in ("jobs", "memory", "dask", "progress", "allow_external")}
     settings = Comparison(Tolerance(rtol, atol, max_ulp, nan_differ), groups, **rest)
     codes = {0}
+    options.check_clash(ctx, ["format"], "quiet")
     options.check_pictures(False, plot, a, b)
     with trouble(), reporting(format, quiet=quiet) as show:
         both = pairs(a, b, allow_external=settings.allow_external)

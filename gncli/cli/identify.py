@@ -19,7 +19,8 @@ from gncli.report import reporting
 @options.local_opts
 @options.allow_external_opt
 @options.report_opts
-def identify(x: str, y: str, format: str, quiet: bool, **chosen: Any) -> None:
+@click.pass_context
+def identify(ctx: click.Context, /, x: str, y: str, format: str, quiet: bool, **chosen: Any) -> None:
     """Tell by which convention of group norm Y was made from X.
 
     Tries every number of groups, layout, grouping, eps and its place, variance, activation and precision
@@ -28,6 +29,10 @@ def identify(x: str, y: str, format: str, quiet: bool, **chosen: Any) -> None:
     """
     from gncli.identify import Question, identify_files
 
+    options.check_clash(ctx, ["format"], "quiet")
+    options.check_needs(ctx, ["gamma", "beta"], chosen["affine"] == "known", "--affine known")
+    if chosen["affine"] == "unknown":  # then the environment's are of no use, either
+        chosen |= {"gamma": None, "beta": None}
     with trouble(), reporting(format, quiet=quiet) as show:
         record = identify_files(x, y, Question(**chosen))
         show(record)

@@ -64,6 +64,7 @@ def normalize(
 
     inputs = options.all_inputs(ctx, inputs, from_file, null)
     options.check_pictures(hist, plot, *inputs, output)
+    options.check_clash(ctx, ["format", "hist"], "quiet")
     settings = Settings(**chosen | options.chosen_groups(ctx))
     batch = Batch(settings, force, skip_existing, dry_run, ctx.obj)
     word = settings.layout if options.was_said(ctx, "layout") else None
@@ -77,6 +78,10 @@ def normalize(
                 addresses += choose(given, _rank_rule(word), **how)
         options.check_one(plot, len(addresses))
         targets = plan_targets(addresses, output)
+        if targets and not dry_run:
+            to_files = any(target != "-" for _, target in targets)
+            needed = "an output that is a file, as --output FILE"
+            options.check_needs(ctx, ["force", "skip_existing"], to_files, needed)
         _check_parameters(settings.gamma, settings.beta, targets)
         if addresses and _is_folder(output) and not dry_run:
             os.makedirs(output, exist_ok=True)
