@@ -43,6 +43,7 @@ Work: TypeAlias = Callable[[Floats, Floats, int], Any]  # a, b, and the place of
 CHUNK = 1 << 17  # elements: a few arrays of float64 of it stay in the caches
 TOGETHER = 256  # chunks of a task on a cluster
 WORST = ("worst_index", "worst_a", "worst_b")
+GROUP_FIELDS = ("layout", "groups", "grouping", "one_sample", "group_differences")
 RANKED = 100  # groups of a record
 HELD = 1 << 20  # groups whose statistics may be held for a verdict
 
@@ -81,7 +82,7 @@ def compare_files(a: str | None, b: str | None, options: Comparison) -> dict[str
     head: dict[str, object] = {"schema": 1, "a": a, "b": b}
     if a is None or b is None:
         only = "a" if b is None else "b"
-        return head | {"equal": False, **_nothing(), "verdict": f"only in {only}"}
+        return head | _nothing(options, f"only in {only}")
     with opened(a, b, options) as pair:
         return head | pair.record()
 
@@ -102,9 +103,11 @@ def opened(a: str, b: str, options: Comparison) -> Iterator[Pair]:
             raise error.at(a) from None
 
 
-def _nothing() -> dict[str, object]:
-    """What a comparison would tell, where there is none."""
-    return dict.fromkeys((*Differences().row(), *WORST)) | {"equal": False}
+def _nothing(options: Comparison, verdict: str) -> dict[str, object]:
+    """The fields of a comparison, where there is none: every record of a run has the same."""
+    names = ["equal", "shape_a", "shape_b", "dtype_a", "dtype_b", *Differences().row(), *WORST, "verdict"]
+    names += GROUP_FIELDS if options.groups is not None else ()
+    return dict.fromkeys(names) | {"equal": False, "verdict": verdict}
 
 
 class Pair:
@@ -129,16 +132,11 @@ class Pair:
     def record(self) -> dict[str, object]:
         """All that is told of the pair, but for its names."""
         a, b = self.a, self.b
-        head: dict[str, object] = {
-            "equal": False,
-            "shape_a": list(a.shape),
-            "shape_b": list(b.shape),
-            "dtype_a": a.dtype.name,
-            "dtype_b": b.dtype.name,
-        }
+        head: dict[str, object] = {"equal": False, "shape_a": list(a.shape), "shape_b": list(b.shape)}
+        head |= {"dtype_a": a.dtype.name, "dtype_b": b.dtype.name}
         if a.shape != b.shape:
             words = self._first(transposed(a.shape, b.shape))
-            return head | _nothing() | {"verdict": "; ".join(["the shapes differ", *words])}
+            return _nothing(self.options, "; ".join(["the shapes differ", *words])) | head
         found = self._differences()
         head |= found.row() | self._worst(found)
         groups = None if self.options.groups is None else self.groups(self.options.groups)

@@ -201,7 +201,8 @@ def with_histograms(record: Mapping[str, Any], settings: Settings, bins: int = B
     address, output = record["input"], record["output"]
     before, after = (of_statistics(record[name], bins) for name in ("before", "after"))
     external = settings.allow_external
-    done = {"before": fill(before, address, settings.jobs, settings.progress, external=external)}
+    filled = fill(before, address, settings.jobs, settings.progress, external=external)
+    done: dict[str, object] = {"before": filled, "after": None}
     if output is not None:
         done["after"] = fill(after, output, settings.jobs, settings.progress)
     elif after is not None:

@@ -23,6 +23,15 @@ Record = Mapping[str, object]
 Row = Sequence[str]
 
 STATISTICS = ("count", "mean", "std", "min", "max", "nan", "inf")
+BINS = ("edges", "counts")
+# The fields that have columns of their own for what they hold, and what that is where they are null.
+NESTED = {
+    "before": STATISTICS,
+    "after": STATISTICS,
+    "histogram": BINS,
+    "histogram.before": BINS,
+    "histogram.after": BINS,
+}
 CELLS = ("sample", "group", "channel")
 NAMES = 3  # columns that head a block where a table comes apart: input, shape, dtype
 NAME_WIDTH = 16  # a tensor's name is folded to no less, and only on a terminal
@@ -70,7 +79,11 @@ class Json:
 
 
 class Tsv:
-    """A line of names, then a line a record; nested names are joined by a dot, nothing is empty but null."""
+    """A line of names, then a line a record; nothing is empty but null.
+
+    Statistics and histograms have a column for each field, such as before.mean. Other mappings, whose names
+    come from the data, are JSON in one column. So all records of a command have the same columns.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -157,8 +170,9 @@ def _json(plain: object, separators: tuple[str, str] | None = None) -> str:
 def _flat(record: Record, prefix: str = "") -> dict[str, str]:
     row: dict[str, str] = {}
     for name, value in record.items():
-        if isinstance(value, Mapping):
-            row |= _flat(value, f"{prefix}{name}.")
+        if prefix + name in NESTED:
+            inner = value if isinstance(value, Mapping) else dict.fromkeys(NESTED[prefix + name])
+            row |= _flat(inner, f"{prefix}{name}.")
         elif isinstance(value, str):
             row[prefix + name] = printable(value.replace("\\", "\\\\"))
         else:
