@@ -12,7 +12,7 @@ from gncli.dtypes import output_dtype
 from gncli.engine import measure_all, normalize_tensor
 from gncli.errors import LayoutError
 from gncli.executors import threads, usable_cores
-from gncli.layout import Layout, flat_geometry, geometry, group_count, is_interleaved
+from gncli.layout import Layout, channel_axis, flat_geometry, geometry, group_count, is_interleaved
 from gncli.norm import Norm
 from gncli.plan import plan
 from gncli.tensors.address import require_numeric
@@ -47,7 +47,7 @@ def group_norm(
     array = np.asarray(x)
     require_numeric(array.dtype, "array")
     word = Layout.parse(layout or "channels_first").on(array.shape).word
-    channels = array.shape[word.index("C")]
+    channels = array.shape[channel_axis(word, array.ndim)]
     count = group_count(channels, groups, channels_per_group)
     if not array.flags.forc:
         array = np.ascontiguousarray(array)
@@ -81,7 +81,7 @@ def describe(
     source = ArraySource(array)
     cut = plan(flat_geometry(array.size), array.dtype.itemsize, 0, memory, jobs or usable_cores())
     with threads(cut.jobs) as executor:
-        return measure_all(source, cut, executor).row()
+        return measure_all(source, cut, executor).row(whole=array.dtype.kind in "iu")
 
 
 def per_channel(values: ArrayLike | None, channels: int) -> NDArray[np.float64] | None:

@@ -17,7 +17,7 @@ from gncli.crew import Crew
 from gncli.difference import Differences, Floats, Tolerance, differences
 from gncli.errors import AddressError, GnError
 from gncli.executors import in_order, threads
-from gncli.layout import Layout, Run, group_count, is_interleaved, stretches
+from gncli.layout import Layout, Run, channel_axis, group_count, is_interleaved, sample_axis, stretches
 from gncli.missing import count_missing
 from gncli.progress import Progress
 from gncli.stats import tensor_stats
@@ -44,6 +44,7 @@ Work: TypeAlias = Callable[[Floats, Floats, int], Any]  # a, b, and the place of
 CHUNK = 1 << 17  # elements: a few arrays of float64 of it stay in the caches
 TOGETHER = 256  # chunks of a task on a cluster
 WORST = ("worst_index", "worst_a", "worst_b")
+GROUP_FIELDS = ("layout", "groups", "grouping", "one_sample", "group_differences")
 RANKED = 100  # groups of a record
 HELD = 1 << 20  # groups whose statistics may be held for a verdict
 
@@ -83,7 +84,7 @@ def compare_files(a: str | None, b: str | None, options: Comparison) -> dict[str
     head: dict[str, object] = {"schema": 1, "a": a, "b": b}
     if a is None or b is None:
         only = "a" if b is None else "b"
-        return head | {"equal": False, **_nothing(), "verdict": f"only in {only}"}
+        return head | _nothing(options, f"only in {only}")
     with opened(a, b, options) as pair:
         return head | pair.record()
 
@@ -104,9 +105,11 @@ def opened(a: str, b: str, options: Comparison) -> Iterator[Pair]:
             raise error.at(a) from None
 
 
-def _nothing() -> dict[str, object]:
-    """What a comparison would tell, where there is none."""
-    return dict.fromkeys((*Differences().row(), *WORST)) | {"equal": False}
+def _nothing(options: Comparison, verdict: str) -> dict[str, object]:
+    """The fields of a comparison, where there is none: every record of a run has the same."""
+    names = ["equal", "shape_a", "shape_b", "dtype_a", "dtype_b", *Differences().row(), *WORST, "verdict"]
+    names += GROUP_FIELDS if options.groups is not None else ()
+    return dict.fromkeys(names) | {"equal": False, "verdict": verdict}
 
 
 class Pair:
@@ -131,16 +134,11 @@ class Pair:
     def record(self) -> dict[str, object]:
         """All that is told of the pair, but for its names."""
         a, b = self.a, self.b
-        head: dict[str, object] = {
-            "equal": False,
-            "shape_a": list(a.shape),
-            "shape_b": list(b.shape),
-            "dtype_a": a.dtype.name,
-            "dtype_b": b.dtype.name,
-        }
+        head: dict[str, object] = {"equal": False, "shape_a": list(a.shape), "shape_b": list(b.shape)}
+        head |= {"dtype_a": a.dtype.name, "dtype_b": b.dtype.name}
         if a.shape != b.shape:
             words = self._first(transposed(a.shape, b.shape))
-            return head | _nothing() | {"verdict": "; ".join(["the shapes differ", *words])}
+            return _nothing(self.options, "; ".join(["the shapes differ", *words])) | head
         found, missing = self._differences()
         head |= found.row() | self._worst(found) | self._decoded(missing)
         groups = None if self.options.groups is None else self.groups(self.options.groups)
@@ -257,8 +255,9 @@ class Groups:
 
     def __init__(self, word: str, shape: tuple[int, ...], groups: int, interleaved: bool) -> None:
         self.word, self.shape, self.groups, self.interleaved = word, shape, groups, interleaved
+        self.channel_axis, self.sample_axis = channel_axis(word, len(shape)), sample_axis(word)
         self.ranked: list[dict[str, Any]] = []
-        samples = shape[word.index("N")] if "N" in word else 1
+        samples = 1 if self.sample_axis is None else shape[self.sample_axis]
         self.cells = samples, groups
         self.held = np.full((4, *self.cells), np.nan) if 0 < samples * groups <= HELD else None
 
@@ -267,7 +266,8 @@ class Groups:
         cls, rows: Iterator[tuple[dict[str, Any], ...]], shape: tuple[int, ...], chosen: dict[str, Any]
     ) -> Groups:
         word = Layout.parse(chosen["layout"] or "channels_first").on(shape).word
-        count = group_count(shape[word.index("C")], chosen["groups"], chosen["channels_per_group"])
+        channels = shape[channel_axis(word, len(shape))]
+        count = group_count(channels, chosen["groups"], chosen["channels_per_group"])
         groups = cls(word, shape, count, is_interleaved(chosen["grouping"]))
         groups.ranked = nlargest(RANKED, map(groups._row, rows), key=_apart)
         return groups
@@ -284,26 +284,26 @@ class Groups:
     def record(self) -> dict[str, object]:
         grouping = "interleaved" if self.interleaved else "contiguous"
         head = {"layout": self.word, "groups": self.groups, "grouping": grouping}
-        return head | {"group_differences": self.ranked}
+        return head | {"one_sample": self.sample_axis is None, "group_differences": self.ranked}
 
     def statistics(self, source: Source) -> GroupStatistics:
         assert self.held is not None
 
         def cell(places: Places) -> tuple[Any, Any]:
-            channel = self._along("C", source.fortran, places)
+            channel = self._along(self.channel_axis, source.fortran, places)
             group = channel % self.groups if self.interleaved else channel // self._per_group
-            return (self._along("N", source.fortran, places) if "N" in self.word else 0), group
+            sample = self.sample_axis
+            return 0 if sample is None else self._along(sample, source.fortran, places), group
 
         mean_a, mean_b, std_a, std_b = self.held
         return GroupStatistics(mean_a, std_a, mean_b, std_b, cell, f"{self.word}, {self.groups} groups")
 
     @property
     def _per_group(self) -> int:
-        return max(1, self.shape[self.word.index("C")] // self.groups)
+        return max(1, self.shape[self.channel_axis] // self.groups)
 
-    def _along(self, letter: str, fortran: bool, places: Places) -> Places:
-        """The index on the axis of that letter, of places in storage order."""
-        axis = self.word.index(letter)
+    def _along(self, axis: int, fortran: bool, places: Places) -> Places:
+        """The index on that axis of places in storage order."""
         run = prod(self.shape[:axis] if fortran else self.shape[axis + 1 :])
         return places // run % self.shape[axis]
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from gncli import doubledouble as dd
 from gncli import kernel, pairs
+from gncli.deviations import deviations
 from gncli.doubledouble import Pair
 from gncli.layout import Box
-from gncli.measure import Left, deviations, measure
+from gncli.measure import Left, measure
 from gncli.moments import Floats, Moments
 from gncli.norm import Norm, channels, scale_of
 from gncli.scratch import Scratch

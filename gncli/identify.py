@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import inf, prod
 from typing import Any
@@ -17,18 +17,21 @@ from gncli.difference import narrower
 from gncli.dtypes import output_dtype
 from gncli.errors import FormatError, GnError, LayoutError
 from gncli.executors import threads, usable_cores
-from gncli.layout import Layout, layouts
+from gncli.layout import Layout, layouts, sample_axis
 from gncli.progress import Progress
 from gncli.recipes import Floats, Recipe, structures
 from gncli.sampling import Sample
-from gncli.screen import Affine, Screen, count_tied, ranked
+from gncli.screen import APART, Affine, Screen, count_tied
 from gncli.tensors import Source, decoded, open_seekable, open_source
 from gncli.tensors.reordered import reordered
 
 ROUNDINGS = 64  # of the largest value: what a framework's arithmetic may be off by
 CONFIRMED, SOLVED = 8, 4  # candidates that are tried on every element; those whose scale is solved for
+CRITERION = (
+    f"yes: rounding explains max abs, and rms is at most {APART:g} times the least of such rows; "
+    "max ulp, which is large near 0, does not count"
+)
 EXPLAINED = 1e-3  # of a residual: what is left once its cause is taken from it
-WORSE = 4  # times the least error: candidates beyond that do not match, whatever the tolerance
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,39 @@ class Candidate:
     recipe: Recipe
     errors: Errors
     affine: Affine
+    match: bool = False
+
+    @property
+    def error(self) -> float:
+        return inf if self.errors.odd else self.errors.rms
+
+    @property
+    def precision(self) -> str | None:
+        """The widest float type whose rounding is as large as the errors."""
+        names = ("float64", "float32", "float16")
+        reach = self.errors.reach
+        fits = (n for n in names if self.errors.max_abs <= ROUNDINGS * float(np.finfo(n).eps) * reach)
+        return None if self.errors.odd else next(fits, None)
+
+    def within(self, limit: float) -> bool:
+        """Whether rounding to `limit`, the eps of a float type, explains the errors."""
+        return self.precision is not None and float(np.finfo(self.precision).eps) <= limit
+
+
+def judged(candidates: Sequence[Candidate], limit: float) -> list[Candidate]:
+    """The candidates with their verdicts by `CRITERION`: those that match first, the likeliest ahead.
+
+    If none matches, the likeliest of those that are about as close as the closest comes first.
+    """
+    ordered = sorted(candidates, key=lambda one: one.error)
+    fitting = [one for one in ordered if one.within(limit)]
+    matches = fitting[: count_tied([one.error for one in fitting])]
+    head = matches or ordered[: count_tied([one.error for one in ordered])]
+    first = {one.recipe for one in head}
+    return [
+        *(replace(one, match=bool(matches)) for one in sorted(head, key=lambda one: one.recipe.oddity)),
+        *(one for one in ordered if one.recipe not in first),
+    ]
 
 
 def identify_files(x: str, y: str, question: Question) -> dict[str, object]:
@@ -67,10 +103,12 @@ def identify_files(x: str, y: str, question: Question) -> dict[str, object]:
 
         sources = opened(x), opened(y)
         try:
-            found, screen, tied = _search(*sources, _words(*sources, y, question), question, stack)
+            found, screen = _search(*sources, _words(*sources, y, question), question, stack)
         except GnError as error:
             raise error.at(x) from None
-        return {"schema": 1, "x": x, "y": y} | _record(found, screen, tied, sources, x, question)
+        return {"schema": 1, "x": x, "y": y} | _record(
+            judged(found, _limit(*sources)), screen, sources, x, question
+        )
 
 
 def _words(x: Source, y: Source, address: str, question: Question) -> list[str]:
@@ -88,15 +126,15 @@ def _words(x: Source, y: Source, address: str, question: Question) -> list[str]:
             raise LayoutError("is a scalar, which has no channels")
         return words
     word = Layout.parse(question.layout).on(x.shape).word
-    if "N" in word[1:]:
+    if sample_axis(word):
         raise LayoutError(f"layout {word} has N behind other axes; transpose it to have N in front")
     return [word]
 
 
 def _search(
     x: Source, y: Source, words: Sequence[str], question: Question, stack: ExitStack
-) -> tuple[list[Candidate], Screen, int]:
-    """The best candidates on every element, best first, and how many of them cannot be told apart."""
+) -> tuple[list[Candidate], Screen]:
+    """The best candidates, measured on every element."""
     jobs = question.jobs or usable_cores()
     executor = stack.enter_context(threads(jobs))
     unknown = question.affine == "unknown"
@@ -109,7 +147,8 @@ def _search(
     if not found:
         lengths = " and ".join(str(v.shape) for v in (affine.gamma, affine.beta) if isinstance(v, np.ndarray))
         raise LayoutError(f"shape {x.shape} has no axis of channels for a gamma or beta of {lengths}")
-    best = [recipe for error, recipe in found if error < inf][: SOLVED if affine.unknown else CONFIRMED]
+    distinct = list(dict.fromkeys(recipe for error, recipe in found if error < inf))
+    best = distinct[: SOLVED if affine.unknown else CONFIRMED]
     best.sort(key=lambda recipe: repr(recipe.structure))
     size = x.dtype.itemsize * prod(x.shape)
     rounds = len({recipe.structure for recipe in best}) + (len(best) if affine.unknown else 0)
@@ -121,14 +160,7 @@ def _search(
         affines = [Affine(*confirmation.solve(recipe)) if affine.unknown else affine for recipe in recipes]
         errors = confirmation.errors(recipes, affines)
         candidates += [Candidate(*one) for one in zip(recipes, errors, affines, strict=True)]
-    by_recipe = {candidate.recipe: candidate for candidate in candidates}
-    order = ranked((_error(candidate), candidate.recipe) for candidate in candidates)
-    tied = count_tied(sorted(error for error, _ in order))
-    return [by_recipe[recipe] for _, recipe in order], screen, tied
-
-
-def _error(candidate: Candidate) -> float:
-    return inf if candidate.errors.odd else candidate.errors.rms
+    return candidates, screen
 
 
 def _parameter(given: float | str | None, question: Question) -> Floats | float | None:
@@ -146,45 +178,36 @@ def _parameter(given: float | str | None, question: Question) -> Floats | float 
     return values if size != 1 else float(values[0])
 
 
+def _limit(x: Source, y: Source) -> float:
+    """The eps of the float type that the output is rounded to, by all that is known; 0 for integers."""
+    kind = narrower(x.dtype, y.dtype)
+    if kind is None:
+        return 0.0
+    # Values of float64 may have been computed in float32.
+    return float(np.finfo(np.float32 if kind.itemsize == 8 else kind).eps)
+
+
 def _record(
-    found: list[Candidate], screen: Screen, tied: int, sources: tuple[Source, Source], x: str,
-    question: Question,
-) -> dict[str, object]:  # fmt: skip
-    kind = narrower(*(source.dtype for source in sources))
-    precision = [_precision(candidate.errors) for candidate in found]
-    limit = np.finfo(kind).eps if kind is not None else 0.0
-    if kind is not None and kind.itemsize == 8:
-        limit = np.finfo(np.float32).eps  # values of float64 may have been computed in float32
-    least = min((_error(candidate) for candidate in found), default=inf)
-    rows: list[dict[str, Any]] = []
-    for candidate, name in zip(found, precision, strict=True):
-        good = name is not None and np.finfo(name).eps <= limit and _error(candidate) <= WORSE * least
-        rows.append(_row(candidate, bool(good), name, sources, x, question))
-    matches = sum(row["match"] for row in rows)
+    found: list[Candidate], screen: Screen, sources: tuple[Source, Source], x: str, question: Question
+) -> dict[str, object]:
+    matches = [candidate.recipe for candidate in found if candidate.match]
     record: dict[str, object] = {
         "shape": list(sources[0].shape),
         "dtype_x": sources[0].dtype.name,
         "dtype_y": sources[1].dtype.name,
         "match": bool(matches),
-        "tied": tied if matches else 0,
+        "tied": len(matches),
+        "verdict": _verdict(found, matches, screen),
+        "criterion": CRITERION,
+        "candidates": [_row(candidate, sources, x, question) for candidate in found],
     }
     for name, source in zip("xy", sources, strict=True):
         count = getattr(found[0].errors, f"missing_{name}") if found else None
         record |= {f"decoded_{name}": record_of for record_of in decoded(source, count).values()}
-    return record | {"verdict": _verdict(found, rows, tied, screen), "candidates": rows}
+    return record
 
 
-def _precision(errors: Errors) -> str | None:
-    """The widest float type whose rounding is as large as the errors."""
-    names = ("float64", "float32", "float16")
-    fits = (n for n in names if errors.max_abs <= ROUNDINGS * float(np.finfo(n).eps) * errors.reach)
-    return None if errors.odd else next(fits, None)
-
-
-def _row(
-    candidate: Candidate, match: bool, precision: str | None, sources: tuple[Source, Source], x: str,
-    question: Question,
-) -> dict[str, Any]:  # fmt: skip
+def _row(candidate: Candidate, sources: tuple[Source, Source], x: str, question: Question) -> dict[str, Any]:
     recipe, errors = candidate.recipe, candidate.errors
     stored, wanted = (source.dtype for source in sources)
     dtype = wanted.name if wanted.kind == "f" and wanted.name != output_dtype(stored).name else None
@@ -205,23 +228,23 @@ def _row(
         "max_ulp": int(errors.max_ulp) if errors.max_ulp < inf else None,
         "passing_atol": None if errors.odd else errors.max_abs,
         "nonfinite_differing": errors.odd,
-        "precision": precision,
-        "match": match,
+        "precision": candidate.precision,
+        "match": candidate.match,
         "command": command,
         **solved,
     }
 
 
-def _verdict(found: list[Candidate], rows: list[dict[str, Any]], tied: int, screen: Screen) -> str:
-    if not rows:
+def _verdict(found: list[Candidate], matches: list[Recipe], screen: Screen) -> str:
+    if not found:
         return "nothing matches: no convention gives finite values where the output has them"
-    if not rows[0]["match"]:
+    if not matches:
         return f"nothing matches; {_residual(found[0].recipe, screen)}"
-    if tied > 1:
-        names = found[0].recipe.facts()
-        differing = [name for name in names if len({str(row[name]) for row in rows[:tied]}) > 1]
-        return f"{tied} conventions cannot be told apart on this data; they differ in {_and(differing)}"
-    return f"one convention matches{' best' if sum(row['match'] for row in rows) > 1 else ''}"
+    if len(matches) == 1:
+        return "one convention matches"
+    facts = [recipe.facts() for recipe in matches]
+    differing = [name for name in facts[0] if len({str(one[name]) for one in facts}) > 1]
+    return f"{len(matches)} conventions cannot be told apart on this data; they differ in {_and(differing)}"
 
 
 def _and(words: list[str]) -> str:
@@ -243,23 +266,17 @@ def _residual(recipe: Recipe, screen: Screen) -> str:
     words = f"the nearest leaves a residual of {share:.2g} of the output"
     channel = structure.channel(places)
     group = structure.group_of(structure.counted(places))
-    batch = places // prod(sample.shape[1:]) if structure.word[0] == "N" else np.zeros_like(places)
+    batch = places // prod(sample.shape[1:]) if structure.batched else np.zeros_like(places)
     if not screen.affine.unknown:
         free = Screen(sample, Affine(unknown=True)).candidates([structure, *screen.structures])
         if free and free[0][0] < EXPLAINED * size:
             return f"{words}: a scale and shift for each channel would do, try --affine unknown"
-    for label, meaning in (
-        (
-            batch * structure.groups + group,
-            "which is an affine map of the input for each group: another statistic",
-        ),
-        (
-            batch * structure.channels + channel,
-            "which is an affine map of the input for each sample and channel",
-        ),
+    for label, part in (
+        (batch * structure.groups + group, "group: another statistic"),
+        (batch * structure.channels + channel, "sample and channel"),
     ):
         if _unexplained(left, x, label) < EXPLAINED * size:
-            return f"{words}, which is an affine map of the input for each {meaning}"
+            return f"{words}, which is an affine map of the input for each {part}"
     return f"{words}, which is no affine map of the input: another operation before or behind"
 
 

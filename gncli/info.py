@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gncli.layout import divisors, layouts
+from gncli.layout import channel_axis, divisors, layouts
 from gncli.tensors import inspect
 
 
@@ -34,7 +34,7 @@ def info_file(address: str, *, allow_external: bool = False) -> Iterator[dict[st
 
 def valid_groups(shape: Sequence[int]) -> dict[str, list[int]]:
     """The layouts that fit, the likeliest first, and the numbers of groups that the channels divide into."""
-    return {word: divisors(shape[word.index("C")]) for word in layouts(len(shape))}
+    return {word: divisors(shape[channel_axis(word, len(shape))]) for word in layouts(len(shape))}
 
 
 def _byte_order(sign: str) -> str:

@@ -26,14 +26,29 @@ from gncli.errors import LayoutError, UsageError
 Run: TypeAlias = tuple[int, int]  # start and count in elements, in storage order
 Box: TypeAlias = tuple[tuple[int, int], ...]  # start and stop on each axis of the five-axis view
 
+MAX_RANK = 64  # numpy's limit
 GENERIC = ("channels_first", "channels_last")
 _SPACE = {0: "", 1: "L", 2: "HW", 3: "DHW", 4: "TDHW"}
-_SPARE = "TDHWABEFGIJKLMOPQRSUVXYZ"
-MAX_RANK = 2 + len(_SPARE)  # a letter an axis
+_SPARE = "TDHWAEFGIJKLMOPQRSUVXYZ"  # all letters but C, and N and B for the sample
 
 
-def _space(rank: int) -> str:
-    return _SPACE.get(rank) or _SPARE[:rank]
+def _words(ends: tuple[str, str], space: int) -> list[str]:
+    """The word with so many spatial axes between its ends; none where there are not enough letters."""
+    if space > len(_SPARE):
+        return []
+    return [(_SPACE.get(space) or _SPARE[:space]).join(ends)]
+
+
+def channel_axis(word: str, rank: int) -> int:
+    """The axis of C, in a layout word that fits the rank."""
+    return {"channels_first": 1, "channels_last": rank - 1}.get(word, word.find("C"))
+
+
+def sample_axis(word: str) -> int | None:
+    """The axis of N; None where the whole tensor is one sample."""
+    if word in GENERIC:
+        return 0
+    return word.index("N") if "N" in word else None
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,7 @@ class Layout:
 
     @classmethod
     def parse(cls, word: str) -> Layout:
-        """`word` in either case. Raises UsageError for a word that is no layout."""
+        """`word` in either case, with N for B. Raises UsageError for a word that is no layout."""
         if word.lower() in GENERIC:
             return cls(word.lower())
         letters = word.upper()
@@ -56,7 +71,9 @@ class Layout:
             raise UsageError(f"layout {letters} has a letter twice; each axis needs a letter of its own")
         if "C" not in letters:
             raise UsageError(f"layout {letters} has no C; name the channel axis, as in NCHW or NHWC")
-        return cls(letters)
+        if {"N", "B"} <= set(letters):
+            raise UsageError(f"layout {letters} has N and B, which both name the sample; give one of them")
+        return cls(letters.replace("B", "N"))
 
     @property
     def rank(self) -> int | None:
@@ -67,7 +84,10 @@ class Layout:
         return 2 <= len(shape) <= MAX_RANK if self.rank is None else len(shape) == self.rank
 
     def on(self, shape: Sequence[int]) -> Layout:
-        """The word for this very shape: channels_first on 4 axes is NCHW. Raises LayoutError."""
+        """The layout of this very shape: channels_first on 4 axes is NCHW. Raises LayoutError.
+
+        It stays channels_first or channels_last where there are more axes than letters.
+        """
         rank = len(shape)
         if rank > MAX_RANK:
             raise LayoutError(f"shape {tuple(shape)} has {rank} axes; gn takes {MAX_RANK} at most")
@@ -77,19 +97,17 @@ class Layout:
             has = f"shape {tuple(shape)} has {rank} {'axis' if rank == 1 else 'axes'}"
             then = f"layouts that fit: {fitting}" if fitting else "a scalar has no channels"
             raise LayoutError(f"{has}, layout {self.word} needs {needs}; {then}")
-        if self.word == "channels_first":
-            return Layout("NC" + _space(rank - 2))
-        if self.word == "channels_last":
-            return Layout("N" + _space(rank - 2) + "C")
-        return self
+        ends = {"channels_first": ("NC", ""), "channels_last": ("N", "C")}.get(self.word)
+        return Layout(*_words(ends, rank - 2) or [self.word]) if ends else self
 
 
 def layouts(rank: int) -> list[str]:
     """The words that fit so many axes, the likeliest first."""
     words = {1: ["C"], 2: ["NC", "CL", "LC"], 3: ["NCL", "NLC", "CHW", "HWC"]}
-    if rank == 0:
+    if rank == 0 or rank > MAX_RANK:
         return []
-    return words.get(rank) or ["NC" + _space(rank - 2), "N" + _space(rank - 2) + "C", "C" + _space(rank - 1)]
+    with_sample = [*_words(("NC", ""), rank - 2), *_words(("N", "C"), rank - 2)]
+    return words.get(rank) or [*(with_sample or GENERIC), *_words(("C", ""), rank - 1)]
 
 
 @dataclass(frozen=True)
@@ -158,7 +176,7 @@ def group_count(channels: int, groups: int | None, channels_per_group: int | Non
 
 def grouped_shape(shape: Sequence[int], word: str, groups: int, interleaved: bool = False) -> tuple[int, ...]:
     """The shape with C split in place: (64, 16, 112, 112) and 4 groups give (64, 4, 4, 112, 112)."""
-    axis = word.index("C")
+    axis = channel_axis(word, len(shape))
     pair = (groups, shape[axis] // groups)
     return (*shape[:axis], *(reversed(pair) if interleaved else pair), *shape[axis + 1 :])
 
@@ -183,36 +201,38 @@ def geometry(
 
     `keep` names the axes that are told apart, N (sample) and G (group); the others are summed over.
     """
-    channels = shape[word.index("C")]
-    per_group = channels // groups
-    axes: list[tuple[str, int]] = [] if "N" in word else [("N", 1)]
-    pairs = list(zip(word, shape, strict=True))
-    for letter, length in reversed(pairs) if fortran else pairs:
-        if letter == "C":
+    channel, sample = channel_axis(word, len(shape)), sample_axis(word)
+    per_group = shape[channel] // groups
+    axes: list[tuple[str, int]] = [("N", 1)] if sample is None else []
+    for axis in reversed(range(len(shape))) if fortran else range(len(shape)):
+        if axis == channel:
             split = [("G", groups), ("c", per_group)]
             axes += reversed(split) if interleaved else split
         else:
-            axes.append((letter, length))
+            axes.append(("N" if axis == sample else "space", shape[axis]))
     return _collapse(axes, keep, groups, per_group, interleaved)
 
 
 def _collapse(
     axes: list[tuple[str, int]], keep: str, groups: int, per_group: int, interleaved: bool
 ) -> Geometry:
-    """Merge neighbouring axes that are summed over; kept axes land on 1 and 3."""
+    """Merge neighbouring axes that are summed over; kept axes land on 1 and 3.
+
+    `axes`: the role of each, which is N, G, c (a channel within its group) or space, and its length.
+    """
     dims = [1, 1, 1, 1, 1]
-    names = ["", "", "", "", ""]
+    roles = ["", "", "", "", ""]
     slot = 0
     channel_axis, channel_run = 4, 1
-    for is_kept, run in groupby(axes, key=lambda axis: axis[0] in keep):
-        for letter, length in run:
+    for is_kept, run in groupby(axes, key=lambda axis: axis[0] in tuple(keep)):
+        for role, length in run:
             if is_kept:
                 slot = slot + 1 if slot % 2 == 0 else slot + 2
-                dims[slot], names[slot] = length, letter
+                dims[slot], roles[slot] = length, role
                 continue
             if slot % 2:
                 slot += 1
-            if letter == "c":
+            if role == "c":
                 channel_axis, channel_run = slot, 1
             elif channel_axis == slot:
                 channel_run *= length
@@ -224,7 +244,7 @@ def _collapse(
         if slot == 0:
             dims[4], dims[0] = dims[0], 1
             channel_axis = 4 if channel_axis == 0 else channel_axis
-    samples_first = names[1] == "N" or names[3] == "G"
+    samples_first = roles[1] == "N" or roles[3] == "G"
     return Geometry(
         (dims[0], dims[1], dims[2], dims[3], dims[4]),
         samples_first,

@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 
 from gncli import doubledouble as dd
 from gncli import kernel, pairs
+from gncli.deviations import EXACT, deviations, exact_extremes, is_long, load, values_of
 from gncli.doubledouble import Number, Pair
 from gncli.dtypes import last_place
 from gncli.moments import Floats, Moments
-from gncli.pairs import Grid
 from gncli.scratch import Scratch
 from gncli.tile import Form
 
 _PIVOT = 2.0**18  # cuts 18 bits off a mean: times a tile's 2**18 elements, it is exact
-_EXACT = 2**53  # integers beyond it do not fit float64
-_LOW_BITS = 2047
 HUGE, TINY, UNIT = 2.0**400, 2.0**-400, 2.0**600  # where squares need another unit, and which
 
 
@@ -41,20 +39,30 @@ class Left(IntEnum):
 def measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool = False) -> tuple[Moments, Left]:
     """Moments of each cell of a tile (five axes), and what is left of it.
 
-    With `twofold`, m2 is a pair that is good to about 2**-70.
+    With `twofold`, m2 is a pair that is good to about 2**-70. Of 64-bit integers, `least` and `most` are
+    exact, in the tile's dtype.
     """
+    moments, left = _measure(form, tile, scratch, twofold)
+    if is_long(tile.dtype):
+        least, most = exact_extremes(form, tile, moments)
+        moments = moments._replace(least=least, most=most)
+    return moments, left
+
+
+def _measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool) -> tuple[Moments, Left]:
+    """As `measure`, with `least` and `most` in float64."""
     swift = _measure_swiftly(form, tile, scratch, twofold)
     if swift:
         return _measure_twofold(form, tile, scratch, swift[0]) if twofold else swift
-    values = _values(form, tile, scratch)
+    values = values_of(form, tile, scratch)
     least, most = form.extremes(tile, values)
     largest = form.larger(most, -least)
     top = _ordinary(form, largest)
     if top is None:
         return _measure_any(form, tile, scratch, twofold)
-    if top > _EXACT and tile.dtype.itemsize == 8 and tile.dtype.kind in "iu":
+    if top >= EXACT and is_long(tile.dtype):
         return _measure_long(form, tile, scratch, least, most)
-    exact = _EXACT * _grain(tile, scratch) if form.folds else 0.0  # such sums need no rounding
+    exact = EXACT * _grain(tile, scratch) if form.folds else 0.0  # such sums need no rounding
     count = next((f for f in form.folds if f * top <= exact), 0)
     total = _folded_total(form, values, largest, count) if count else _total(form, values, scratch, largest)
     mean = _settle(form, _divide(total, form.each, twofold or tile.dtype.itemsize == 8), least, most)
@@ -137,7 +145,7 @@ def _measure_long(
     form: Form, tile: NDArray[Any], scratch: Scratch, least: Number, most: Number
 ) -> tuple[Moments, Left]:
     """Of 64-bit integers that float64 cannot hold."""
-    values, low, base = _load(form, tile, scratch)
+    values, low, base = load(form, tile, scratch)
     mean = _divide(_total(form, values, scratch, 2.0**64 * form.one, low), form.each, True)
     if base is not None:
         mean = dd.add(base, mean)
@@ -239,53 +247,3 @@ def _measure_twofold(
     high, low = dd.two_sum(form.dot(head, head, scratch.extra), rest)
     some = moments.finite > 0
     return moments._replace(m2=(form.where(some, high, 0.0), form.where(some, low, 0.0))), left
-
-
-def _load(form: Form, tile: NDArray[Any], scratch: Scratch) -> tuple[Floats, Floats | None, Pair | None]:
-    """The tile as float64; of 64-bit integers that this cannot hold, less their least, `base`.
-
-    If these still are too large, their lower bits come apart.
-    """
-    if tile.dtype.kind in "iu" and tile.dtype.itemsize == 8:
-        least, most = int(tile.min()), int(tile.max())
-        if max(-least, most) > _EXACT:
-            above = tile.astype(np.uint64) - np.uint64(least % 2**64)  # modulo 2**64 all along, so exact
-            base = (float(least), float(least - int(float(least))))
-            low = None
-            if most - least > _EXACT:
-                low = form.load(above & np.uint64(_LOW_BITS), np.empty(form.size))
-                above &= ~np.uint64(_LOW_BITS)
-            return form.load(above, scratch.work), low, base
-    return _values(form, tile, scratch), None, None
-
-
-def _values(form: Form, tile: NDArray[Any], scratch: Scratch) -> Floats:
-    """The tile as float64: itself, or in `scratch.work`."""
-    own = form.own(tile)
-    return form.load(tile, scratch.work) if own is None else own
-
-
-def deviations(
-    form: Form, tile: NDArray[Any], scratch: Scratch, moments: Moments, values: Floats | None = None
-) -> tuple[Floats, Floats, Grid]:
-    """x - mean as lower part and upper part, which is exact and of few bits, and where they were cut.
-
-    `values`: the tile as float64, where it is there already.
-    """
-    low, base = None, None
-    if values is None:
-        values, low, base = _load(form, tile, scratch)
-    work, part = form.view(scratch.work), form.view(scratch.part)
-    mean, unit = moments.mean, moments.unit
-    if form.any(unit != 1.0):
-        values = np.multiply(values, form.lay_cells(unit), out=work)
-    least, most = moments.least * unit, moments.most * unit
-    if base is not None:
-        mean = dd.subtract(mean, base)
-        least, most = form.extremes(values, values)
-    grid = pairs.grid(form, mean, least, most)
-    anchor, pivot, rest = map(form.lay_cells, grid[:3])
-    pairs.center(values, anchor, pivot, rest, part, work)
-    if low is not None:
-        np.add(work, low, out=work)
-    return work, part, grid

@@ -19,7 +19,8 @@ class Moments(NamedTuple):
 
     `mean` and `m2` (the sum of squared deviations) are pairs, over the finite elements times `unit`, a
     power of two that is not 1 only where squares would leave float64's range. `least` and `most` are
-    +inf and -inf where there is no finite element. `size` counts all elements that are not missing.
+    +inf and -inf where there is no finite element, and integers where the elements are 64-bit integers.
+    `size` counts all elements that are not missing.
     """
 
     size: Number
@@ -42,17 +43,21 @@ class Moments(NamedTuple):
         rest = function(least), function(most), function(nan), function(inf), function(unit)
         return Moments(function(size), means, squares, *rest)
 
-    def row(self, *index: int) -> dict[str, int | float]:
-        """One set as plain numbers; std is the population's; NaN where there is no finite element."""
+    def row(self, *index: int, whole: bool = False) -> dict[str, int | float]:
+        """One set as plain numbers; std is the population's; NaN where there is no finite element.
+
+        `whole`: the elements are integers, and so are min and max.
+        """
         one = self.map(lambda array: array[index]) if index else self
         finite = int(one.finite)
         nothing = float("nan")
+        number = int if whole else float
         return {
             "count": int(one.size),
             "mean": float((one.mean[0] + one.mean[1]) / one.unit) if finite else nothing,
             "std": float(np.sqrt(one.m2[0] / finite) / one.unit) if finite else nothing,
-            "min": float(one.least) if finite else nothing,
-            "max": float(one.most) if finite else nothing,
+            "min": number(one.least) if finite else nothing,
+            "max": number(one.most) if finite else nothing,
             "nan": int(one.nan),
             "inf": int(one.inf),
         }

@@ -19,7 +19,15 @@ from gncli.engine import Advance, bytes_to_read, normalize_tensor
 from gncli.errors import FormatError, GnError, LayoutError
 from gncli.executors import NORMALIZING
 from gncli.histogram import BINS, HistogramSink, fill, of_statistics
-from gncli.layout import Layout, geometry, group_count, grouped_shape, is_interleaved
+from gncli.layout import (
+    Layout,
+    channel_axis,
+    geometry,
+    group_count,
+    grouped_shape,
+    is_interleaved,
+    sample_axis,
+)
 from gncli.moments import Floats
 from gncli.norm import Norm
 from gncli.plan import plan
@@ -180,10 +188,11 @@ def normalize_file(
         "grouped_shape": list(grouped_shape(source.shape, word, groups, norm.geometry.interleaved)),
         "eps": settings.eps,
         "grouping": settings.grouping,
-        "before": outcome.before.row(),
+        "before": outcome.before.row(whole=source.dtype.kind in "iu"),
         "after": outcome.after.row(),
         "output_dtype": dtype.name,
         **decoded(source, missing),
+        "one_sample": sample_axis(word) is None,
         **{key: value for key, value in done.items() if key not in ("groups", "eps", "grouping", "layout")},
         "bytes": size,
         "seconds": round(time.monotonic() - began, 6),
@@ -203,7 +212,8 @@ def with_histograms(record: Mapping[str, Any], settings: Settings, bins: int = B
     """
     address, output = record["input"], record["output"]
     before, after = (of_statistics(record[name], bins) for name in ("before", "after"))
-    done = {"before": fill(before, address, settings.jobs, settings.progress, **settings.reading)}
+    filled = fill(before, address, settings.jobs, settings.progress, **settings.reading)
+    done: dict[str, object] = {"before": filled, "after": None}
     if output is not None:
         done["after"] = fill(after, output, settings.jobs, settings.progress)
     elif after is not None:
@@ -223,7 +233,7 @@ class _Request(NamedTuple):
 def _request(source: Source, settings: Settings) -> _Request:
     """What is asked for, of this very tensor. Raises GnError where it cannot be."""
     word = Layout.parse(settings.layout or "channels_first").on(source.shape).word
-    channels = source.shape[word.index("C")]
+    channels = source.shape[channel_axis(word, len(source.shape))]
     groups = group_count(channels, settings.groups, settings.channels_per_group)
     view = geometry(
         source.shape, word, groups, interleaved=is_interleaved(settings.grouping), fortran=source.fortran

@@ -12,7 +12,7 @@ import numpy as np
 from gncli.compare import Comparison, Pair, opened
 from gncli.difference import Floats, widened
 from gncli.histogram import Histogram
-from gncli.layout import Layout, divisors, group_count
+from gncli.layout import Layout, channel_axis, divisors, group_count
 from gncli.stats import stats_file
 
 BINS = 100
@@ -20,10 +20,13 @@ CHANNELS = {"groups": None, "channels_per_group": 1, "layout": None, "grouping":
 CELLS = 1 << 20  # of a heat map: the first samples are shown where there are more
 
 
-def plot_tensor(path: str, record: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+def plot_tensor(
+    path: str, record: Mapping[str, Any], chosen: Mapping[str, Any], *, asked: bool = True
+) -> None:
     """Histograms of a record that has them, and the statistics of every group of its input. Raises GnError.
 
-    `chosen`: options of `tensor_stats`; where these groups do not divide, each channel is one.
+    `chosen`: options of `tensor_stats`. Where the groups do not divide and nobody `asked` for them, each
+    channel is one.
     """
     from gncli.plot import Map, draw_tensor
 
@@ -34,9 +37,9 @@ def plot_tensor(path: str, record: Mapping[str, Any], chosen: Mapping[str, Any])
     maps = []
     if len(shape) > 1 and 0 not in shape:
         word = Layout.parse(chosen["layout"] or "channels_first").on(shape).word
-        channels = shape[word.index("C")]
+        channels = shape[channel_axis(word, len(shape))]
         given = chosen["channels_per_group"] or chosen["groups"]
-        by = "group" if given in divisors(channels) else "channel"
+        by = "group" if asked or given in divisors(channels) else "channel"
         title += f" {word}" + (f", {channels} channels by {by}" if by == "channel" else "")
         parts = channels if by == "channel" else group_count(channels, *_groups(chosen))
         rows_of = stats_file(record["input"], force=True, **{**chosen, "by": ("sample", by)})

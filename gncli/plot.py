@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gncli.errors import OutputError, UsageError
 from gncli.extras import needs_extra
+from gncli.histogram import widened
 from gncli.tensors.staging import Staged
 from gncli.words import printable
 
@@ -121,12 +122,16 @@ def _figure(title: str, count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _histograms(ax: Axes, histograms: Mapping[str, Histogram]) -> None:
+    widths = []
     for name, one in histograms.items():
-        counts, edges = np.asarray(one["counts"], float), np.asarray(one["edges"])
+        counts = np.asarray(one["counts"], float)
+        # Integers may lie closer than float64, in which a picture is drawn, can tell apart.
+        low, high = widened(float(one["edges"][0]), float(one["edges"][-1]), len(counts))
+        edges = np.linspace(low, high, len(counts) + 1)
+        widths.append(high - low)
         density = counts / counts.sum() / np.diff(edges)  # equal areas, whatever the bins
         ax.stairs(density, edges, label=name, color=COLOURS.get(name, COLOURS["before"]), linewidth=1.5)
     ax.set(title="histogram", xlabel="value", ylabel="density: share of the elements per unit of value")
-    widths = [one["edges"][-1] - one["edges"][0] for one in histograms.values()]
     if len(histograms) > 1:
         ax.legend()
         if max(widths) > FAR * min(widths):

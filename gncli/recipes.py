@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.layout import Geometry, divisors, geometry
+from gncli.layout import Geometry, channel_axis, divisors, geometry, sample_axis
 from gncli.words import quoted
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -19,6 +19,7 @@ Places: TypeAlias = NDArray[np.int64]
 EPS = (1e-5, 1e-3, 1e-6, 1e-8, 0.0)  # the likeliest first
 PLACES = ("inside", "outside", "variance")  # / sqrt(var + eps), / (sqrt(var) + eps), / (var + eps)
 STATISTICS = ("exact", "float32", "float16")
+VIEW = "NLCW"  # the layout of samples as `Structure.view` has them
 SILU_LEAST = -0.2784645427610738  # the minimum of z·sigmoid(z)
 
 
@@ -37,49 +38,54 @@ class Structure:
     reshaped: bool = False
 
     @property
+    def batched(self) -> bool:
+        """Whether the first axis is N. Without N, the whole tensor is one sample."""
+        return sample_axis(self.word) == 0
+
+    @property
     def batch(self) -> int:
-        return self.shape[0] if self.word[0] == "N" else 1
+        return self.shape[0] if self.batched else 1
+
+    @property
+    def channel_axis(self) -> int:
+        return channel_axis(self.word, len(self.shape))
 
     @property
     def channels(self) -> int:
-        return self.shape[self.word.index("C")]
+        return self.shape[self.channel_axis]
 
     @property
     def group_size(self) -> int:
         return prod(self.shape) // max(1, self.batch * self.groups)
 
     @property
-    def view(self) -> tuple[tuple[int, ...], str]:
-        """The shape of one sample, and a layout for it, in which its groups are groups of channels."""
-        start = 1 if self.word[0] == "N" else 0
-        shape, word = self.shape[start:], self.word[start:]
+    def view(self) -> tuple[int, int, int]:
+        """One sample as (space, C, space), in which its groups are groups of channels."""
+        before = prod(self.shape[1 if self.batched else 0 : self.channel_axis])
+        after = prod(self.shape[self.channel_axis + 1 :])
         if not self.reshaped:
-            return shape, word
-        space = prod(shape) // max(1, self.channels)
-        return ((self.channels, space), "CL") if word[-1] == "C" else ((space, self.channels), "LC")
+            return before, self.channels, after
+        return (1, self.channels, before) if after == 1 else (before * after, self.channels, 1)
 
     @property
     def geometry(self) -> Geometry:
-        shape, word = self.view
-        return geometry((self.batch, *shape), "N" + word, self.groups, interleaved=self.interleaved)
+        return geometry((self.batch, *self.view), VIEW, self.groups, interleaved=self.interleaved)
 
     def counted(self, places: Places) -> Places:
-        """Of elements at these places in storage order: the channel by which they are grouped."""
-        shape, word = self.view
-        axis = word.index("C")
-        return places // prod(shape[axis + 1 :]) % shape[axis]
+        """The channel by which elements are grouped, from their places in storage order."""
+        _, channels, after = self.view
+        return places // after % channels
 
     def channel(self, places: Places) -> Places:
         """The channel by which they are scaled and shifted."""
-        axis = self.word.index("C")
-        return places // prod(self.shape[axis + 1 :]) % self.shape[axis]
+        return places // prod(self.shape[self.channel_axis + 1 :]) % self.channels
 
     def group_of(self, channel: Places) -> Places:
         return channel % self.groups if self.interleaved else channel // (self.channels // self.groups)
 
     @property
     def oddity(self) -> int:
-        return 4 * self.reshaped + self.interleaved + (self.word[0] != "N") + 2 * (self.word not in USUAL)
+        return 4 * self.reshaped + self.interleaved + (not self.batched) + 2 * (self.word not in USUAL)
 
 
 USUAL = ("NC", "NCL", "NLC", "NCHW", "NHWC", "NCDHW", "NDHWC")
@@ -136,6 +142,7 @@ class Recipe:
             "groups": self.structure.groups,
             "eps": self.eps,
             "layout": self.structure.word,
+            "one_sample": not self.structure.batched,
             "grouping": "interleaved" if self.structure.interleaved else "contiguous",
             "divide_by": "variance" if self.place == "variance" else "std",
             "eps_place": "outside" if self.place == "outside" else "inside",
@@ -172,10 +179,10 @@ def structures(shape: tuple[int, ...], words: Sequence[str]) -> list[Structure]:
     """Every number of groups in every layout, contiguous, interleaved, and by the wrong reshape."""
     found = []
     for word in words:
-        channels = shape[word.index("C")]
-        space = prod(shape) // max(1, channels * (shape[0] if word[0] == "N" else 1))
+        channels = shape[channel_axis(word, len(shape))]
         for groups in divisors(channels):
             plain = Structure(shape, word, groups)
+            space = plain.view[0] * plain.view[2]
             several = 1 < groups < channels
             found += [plain, replace(plain, interleaved=True)] if several else [plain]
             if space > 1 and groups > 1:

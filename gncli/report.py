@@ -17,12 +17,34 @@ from typing import Any, Protocol, TextIO
 
 from gncli.errors import OutputError
 from gncli.progress import make_way
-from gncli.words import DECODED, Grid, Part, cell, decoding, histograms, listing, printable
+from gncli.words import (
+    DECODED,
+    ONE_SAMPLE,
+    Grid,
+    Part,
+    cell,
+    decoding,
+    histograms,
+    listing,
+    one_sample_notes,
+    printable,
+)
 
 Record = Mapping[str, object]
 Row = Sequence[str]
 
 STATISTICS = ("count", "mean", "std", "min", "max", "nan", "inf")
+BINS = ("edges", "counts")
+DECODING = ("stored_dtype", *DECODED, "ignored", "missing")
+# The fields that have columns of their own for what they hold, and what that is where they are null.
+NESTED = {
+    "before": STATISTICS,
+    "after": STATISTICS,
+    "histogram": BINS,
+    "histogram.before": BINS,
+    "histogram.after": BINS,
+    **{name: DECODING for name in ("decoded", "decoded_a", "decoded_b", "decoded_x", "decoded_y")},
+}
 CELLS = ("sample", "group", "channel")
 NAMES = 3  # columns that head a block where a table comes apart: input, shape, dtype
 HISTOGRAM = 3  # columns: where a bin begins, its count, its bar
@@ -71,7 +93,11 @@ class Json:
 
 
 class Tsv:
-    """A line of names, then a line a record; nested names are joined by a dot, nothing is empty but null."""
+    """A line of names, then a line a record; nothing is empty but null.
+
+    Statistics and histograms have a column for each field, such as before.mean. Other mappings, whose names
+    come from the data, are JSON in one column. So all records of a command have the same columns.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -118,7 +144,7 @@ class Table:
         cells = [name for name in CELLS if name in self.records[0]]
         header = ["input", "shape", "dtype", *cells, *STATISTICS]
         rows = [[cell(record.get(name)) for name in header] for record in self.records]
-        self._block([Grid(header, rows, 3), *_decodings(self.records)])
+        self._block([Grid(header, rows, 3), *one_sample_notes(self.records), *_decodings(self.records)])
         for record in self.records:
             if shown := histograms(record):
                 self._block([cell(record["input"]), *shown])
@@ -158,10 +184,9 @@ def _json(plain: object, separators: tuple[str, str] | None = None) -> str:
 def _flat(record: Record, prefix: str = "") -> dict[str, str]:
     row: dict[str, str] = {}
     for name, value in record.items():
-        if name.startswith("decoded") and not prefix:  # as many columns for a tensor that was not decoded
-            value = dict.fromkeys(("stored_dtype", *DECODED, "ignored", "missing")) | (value or {})
-        if isinstance(value, Mapping):
-            row |= _flat(value, f"{prefix}{name}.")
+        if prefix + name in NESTED:
+            inner = value if isinstance(value, Mapping) else dict.fromkeys(NESTED[prefix + name])
+            row |= _flat(inner, f"{prefix}{name}.")
         elif isinstance(value, str):
             row[prefix + name] = printable(value.replace("\\", "\\\\"))
         else:
@@ -182,6 +207,7 @@ def _heading(record: Record) -> str:
     applied += [f"divided by {get('divide_by')}"] if get("divide_by") else []
     applied += [f"nan {get('nan_policy')}"] if get("nan_policy") not in (None, "propagate") else []
     applied += [f"{name} {get(name)}" for name in ("gamma", "beta", "like") if get(name) is not None]
+    applied += [ONE_SAMPLE] if get("one_sample") else []
     lines = f"{get('input')}: {get('dtype')} {get('layout')} {shapes}", ", ".join(applied)
     return "\n".join(map(printable, lines))
 

@@ -17,7 +17,7 @@ from gncli.difference import epsilon
 from gncli.engine import measure_groups
 from gncli.layout import Run, geometry
 from gncli.plan import plan
-from gncli.recipes import Floats, Places, Structure
+from gncli.recipes import VIEW, Floats, Places, Structure
 from gncli.tensors import Source, decoding_of
 
 SAMPLES = 8
@@ -50,7 +50,7 @@ class Sample:
 
     def __init__(self, x: Source, y: Source, executor: Executor, jobs: int, memory: int) -> None:
         self._source, self._executor, self._jobs, self._memory = x, executor, jobs, memory
-        self._tables: dict[tuple[object, ...], ChannelMoments] = {}
+        self._tables: dict[tuple[tuple[int, int, int], bool], ChannelMoments] = {}
         self.shape = x.shape
         random = np.random.default_rng(0)
         counts = _counts(self.shape)
@@ -59,8 +59,7 @@ class Sample:
         if axes[-1][-1] - axes[-1][0] >= ROW:
             axes[-1] = axes[-1][axes[-1] < axes[-1][0] + ROW]
         self.samples = axes[0]
-        grid = np.meshgrid(*axes, indexing="ij")
-        self.places: Places = np.ravel_multi_index([index.ravel() for index in grid], self.shape)
+        self.places = _places(axes, self.shape)
         self.x, self.y = (_take(source, axes) for source in (x, y))
         finite = self.y[np.isfinite(self.y)]
         size = float(np.sqrt(np.mean(finite**2))) if finite.size else 0.0
@@ -71,24 +70,24 @@ class Sample:
         mean, var = self._table(structure).of_groups(structure)
         group = structure.group_of(structure.counted(self.places))
         sample = np.zeros_like(group)
-        if structure.word[0] == "N":
+        if structure.batched:
             sample = np.searchsorted(self.samples, self.places // prod(self.shape[1:]))
         return mean[sample, group], var[sample, group]
 
     def _table(self, structure: Structure) -> ChannelMoments:
-        shape, word = structure.view
-        batched = structure.word[0] == "N"
-        key = (shape, word, batched)
+        shape, batched = structure.view, structure.batched
+        key = (shape, batched)
         if key not in self._tables:
             starts = (self.samples * prod(shape)).tolist() if batched else [0]
-            parts = [self._measure(_Part(self._source, start, shape), word) for start in starts]
+            parts = [self._measure(_Part(self._source, start, shape)) for start in starts]
             self._tables[key] = ChannelMoments(*map(np.stack, zip(*parts, strict=True)))
         return self._tables[key]
 
-    def _measure(self, part: _Part, word: str) -> tuple[Floats, Floats, Floats]:
+    def _measure(self, part: _Part) -> tuple[Floats, Floats, Floats]:
         """Count, mean and sum of squared deviations of each channel, (C,)."""
-        channels = part.shape[word.index("C")]
-        cut = plan(geometry(part.shape, word, channels), part.dtype.itemsize, 0, self._memory, self._jobs)
+        cut = plan(
+            geometry(part.shape, VIEW[1:], part.shape[1]), part.dtype.itemsize, 0, self._memory, self._jobs
+        )
         count, mean, m2 = (np.empty(cut.geometry.cells) for _ in range(3))
         for window, moments in measure_groups(part, cut, self._executor):
             _, first, _, second, _ = (slice(*span) for span in cut.box(window.box))
@@ -141,12 +140,18 @@ def _some(random: np.random.Generator, length: int, count: int) -> Places:
     return np.unique(random.integers(0, length, count))
 
 
+def _places(axes: Sequence[Places], shape: Sequence[int]) -> Places:
+    """The places in storage order of the elements of a lattice; meshgrid takes 32 axes at most."""
+    places: Places = np.zeros(1, np.int64)
+    for index, length in zip(axes, shape, strict=True):
+        places = np.add.outer(places * length, index).ravel()
+    return places
+
+
 def _take(source: Source, axes: Sequence[Places]) -> Floats:
     """The elements of the lattice in order, as float64; a read for each row of the last axis."""
     *front, last = axes
-    grid = np.meshgrid(*front, indexing="ij")
-    index = [part.ravel() for part in grid]
-    rows = np.ravel_multi_index(index, source.shape[:-1]) if front else np.zeros(1, np.int64)
+    rows = _places(front, source.shape[:-1])
     first, length = int(last[0]), int(last[-1] - last[0]) + 1
     buffer = np.empty(length, source.dtype)
     out = np.empty((len(rows), len(last)))

@@ -18,7 +18,16 @@ from gncli.engine import measure_all, measure_groups
 from gncli.errors import GnError
 from gncli.executors import MEASURING
 from gncli.histogram import BINS, fill, of_statistics
-from gncli.layout import Geometry, Layout, flat_geometry, geometry, group_count, is_interleaved
+from gncli.layout import (
+    Geometry,
+    Layout,
+    channel_axis,
+    flat_geometry,
+    geometry,
+    group_count,
+    is_interleaved,
+    sample_axis,
+)
 from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
 from gncli.progress import Progress
@@ -84,10 +93,12 @@ def tensor_stats(
         watch = stack.enter_context(Progress(address, size, progress))
         if by:
             for (sample, part), row in _rows(source, cut, executor, watch.advance):
-                yield head | parts.names(sample, part) | row | _decoded(source, row, view.group_size)
+                how = _decoded(source, row, view.group_size)
+                yield head | parts.names(sample, part) | row | parts.view_facts | how
             check_identity(address, before)
         else:
-            row = measure_all(source, cut, executor, watch.advance).row()
+            whole = source.dtype.kind in "iu"
+            row = measure_all(source, cut, executor, watch.advance).row(whole=whole)
             check_identity(address, before)
             yield head | row | _decoded(source, row, view.size)
 
@@ -134,7 +145,7 @@ class _Parts:
         by: tuple[str, ...],
     ) -> _Parts:
         word = Layout.parse(layout or "channels_first").on(shape).word
-        channels = shape[word.index("C")]
+        channels = shape[channel_axis(word, len(shape))]
         count = group_count(channels, groups, channels_per_group) if "group" in by else 1
         return cls(by, word, channels, count, is_interleaved(grouping))
 
@@ -146,6 +157,11 @@ class _Parts:
         return geometry(
             source.shape, self.word, count, interleaved=interleaved, fortran=source.fortran, keep=keep
         )
+
+    @property
+    def view_facts(self) -> dict[str, object]:
+        """How the tensor was taken apart, by the names of a record."""
+        return {"layout": self.word, "one_sample": sample_axis(self.word) is None}
 
     def names(self, sample: int, part: int) -> dict[str, object]:
         """The indices that tell a row from others, in the order of the contract."""
@@ -175,8 +191,9 @@ def _stored(
     source: Source, cut: Plan, executor: Executor, advance: Callable[[int], None]
 ) -> Iterator[tuple[tuple[int, int], dict[str, int | float]]]:
     """The kept axes' indices and the statistics, in storage order."""
+    whole = source.dtype.kind in "iu"
     for window, moments in measure_groups(source, cut, executor, advance):
         box = cut.box(window.box)
         for i, first in enumerate(range(*box[1])):
             for j, second in enumerate(range(*box[3])):
-                yield (first, second), moments.row(i, j)
+                yield (first, second), moments.row(i, j, whole=whole)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 SHOWN = 5  # groups of a comparison
@@ -27,6 +27,7 @@ DECODED = (
     "default_fill",
 )
 CUT = 60  # characters of attributes, in a row and in a line
+ONE_SAMPLE = "the whole tensor is one sample"  # where a layout has no N
 
 
 class Grid(NamedTuple):
@@ -108,6 +109,12 @@ def listing(records: Sequence[Record]) -> list[Part] | None:
     return None
 
 
+def one_sample_notes(records: Iterable[Record]) -> list[str]:
+    """A sentence for each layout in the records that has no N."""
+    words = dict.fromkeys(record["layout"] for record in records if record.get("one_sample"))
+    return [f"layout {word} has no N: {ONE_SAMPLE}" for word in words]
+
+
 def _upright(lines: Mapping[str, str]) -> str:
     width = max(map(len, lines))
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines.items())
@@ -181,7 +188,7 @@ def _cut(value: object) -> str:
 def _comparison(record: Record) -> list[Part]:
     lines = {name: cell(record[name]) for name in ("a", "b")}
     for name in lines:
-        if f"shape_{name}" in record:
+        if record.get(f"shape_{name}") is not None:
             lines[name] += f": {record[f'dtype_{name}']} {cell(record[f'shape_{name}'])}"
     if record["count"] is not None:
         share = f"{100 * record['share']:.3g} %"
@@ -196,7 +203,9 @@ def _comparison(record: Record) -> list[Part]:
     if record.get("group_differences"):
         names = ("sample", "group", "mean_a", "mean_b", "mean_diff", "std_a", "std_b", "std_diff")
         rows = [[cell(row[name]) for name in names] for row in record["group_differences"][:SHOWN]]
-        parts += [f"{record['layout']}, groups {record['groups']}, {record['grouping']}: the most different"]
+        view = [record["layout"], f"groups {record['groups']}", record["grouping"]]
+        view += [ONE_SAMPLE] if record["one_sample"] else []
+        parts += [f"{', '.join(view)}: the most different"]
         parts += [Grid([name.replace("_", " ") for name in names], rows, 0)]
     return [*parts, printable(record["verdict"])]
 
@@ -230,6 +239,7 @@ def _conventions(record: Record) -> list[Part]:
             row["activation"],
             row["statistics"],
             f"{row['eps']:g}" + (" fitted" if row["fitted"] else ""),
+            cell(row["rms"]),
             cell(row["max_abs"]),
             cell(row["max_ulp"]),
         ]
@@ -237,7 +247,9 @@ def _conventions(record: Record) -> list[Part]:
     ]
     header = ["match", "layout", "groups", "divided by", "variance", "affine", "activation", "statistics"]
     if rows:
-        parts.append(Grid([*header, "eps", "max abs", "max ulp"], rows, len(header)))
+        parts.append(Grid([*header, "eps", "rms", "max abs", "max ulp"], rows, len(header)))
+        parts.append(record["criterion"])
+    parts += one_sample_notes(record["candidates"])
     commands = [row["command"] for row in record["candidates"] if row["match"] and row["command"]]
     return [*parts, printable(commands[0])] if commands else parts
 
@@ -265,7 +277,7 @@ def histograms(record: Record) -> list[Part]:
 
 def _bars(name: str, histogram: Mapping[str, Sequence[float]]) -> tuple[list[str], ...]:
     """Three columns: where a bin begins, how many it holds, and a bar of that length."""
-    edges = [cell(float(edge)) for edge in histogram["edges"]]
+    edges = [cell(edge) for edge in histogram["edges"]]
     counts = [str(count) for count in histogram["counts"]]
     most = max(*histogram["counts"], 1)
     bars = [_bar(count / most) for count in histogram["counts"]]

@@ -15,7 +15,10 @@ from arrays import Array, normal
 from conftest import Gn, Shell
 from test_conformance import FILES, load
 
-from gncli.identify import Question, identify_files
+from gncli.confirm import Errors
+from gncli.identify import Candidate, Question, identify_files, judged
+from gncli.recipes import Recipe, Structure
+from gncli.screen import Affine
 
 USUAL: dict[str, Any] = {
     "groups": 4, "eps": 1e-5, "layout": "NCHW", "grouping": "contiguous", "divide_by": "std",
@@ -255,14 +258,65 @@ def test_what_cannot_be_told_apart_is_said() -> None:
     assert "groups" in record["verdict"]
 
 
+def agrees(record: dict[str, Any]) -> None:
+    """Verdict, rows and summary tell one story."""
+    rows = record["candidates"]
+    matches = [row for row in rows if row["match"]]
+    assert rows[: len(matches)] == matches
+    assert (record["match"], record["tied"]) == (bool(matches), len(matches))
+    expected = {0: "nothing matches", 1: "one convention matches"}
+    several = f"{len(matches)} conventions cannot be told apart on this data; they differ in "
+    assert record["verdict"].startswith(expected.get(len(matches), several))
+    assert not record["verdict"].endswith(" in ")
+    facts = [tuple(str(row[name]) for name in USUAL) for row in rows]
+    assert len(set(facts)) == len(facts)
+    if matches:
+        least = min(row["rms"] for row in matches)
+        assert all(row["rms"] <= 1.5 * least for row in matches)
+        assert all(row["rms"] > 1.5 * least or row["precision"] is None for row in rows[len(matches) :])
+
+
+@pytest.mark.parametrize("affine", ["known", "unknown"])
+@pytest.mark.parametrize(("dtype", "eps"), [("f2", 1e-3), ("f4", 1e-5), ("f8", 0.0)])
+def test_verdict_rows_and_exit_code_agree(gn: Gn, eps: float, dtype: str, affine: str) -> None:
+    """In float32, as frameworks compute: candidates of two and three times the least error are near."""
+    x = (normal(3, 12, 5, 6) * np.arange(1, 13).reshape(1, 12, 1, 1)).astype("f4")
+    rows = x.reshape(3, 4, -1)
+    off = rows - rows.mean(-1, keepdims=True)
+    y = (off / np.sqrt((off * off).mean(-1, keepdims=True) + np.float32(eps))).reshape(x.shape)
+    noise = np.random.default_rng(5).standard_normal(x.shape)
+    for output in (y, y + 2e-6 * noise, noise):
+        record = identified(x, output.astype(dtype), affine=affine)
+        agrees(record)
+        words = ("identify", "x.npy", "y.npy", "--affine", affine)
+        shown = gn(*words, code=0 if record["match"] else 1).stdout.splitlines()
+        assert shown[2] == record["verdict"]
+        marks = [line.split()[0] for line in shown if line.startswith(("yes ", "no "))]
+        assert marks == ["yes" if row["match"] else "no" for row in record["candidates"]]
+        assert "rms" in shown[4].split()
+        assert record["criterion"] in shown
+
+
+def test_what_fits_by_rounding_goes_before_what_is_closer() -> None:
+    """A candidate that is not within rounding does not match, and takes no other's place."""
+    usual, odd = Structure((2, 4, 5), "NCL", 4), Structure((2, 4, 5), "NCL", 2)
+    close = Candidate(Recipe(usual), Errors(10, 1e-12, 1e-2, 0, 1.0), Affine())
+    fits = Candidate(Recipe(odd), Errors(10, 2e-12, 1e-6, 0, 1.0), Affine())
+    first, second = judged([close, fits], float(np.finfo("f4").eps))
+    assert (first.recipe, first.match) == (fits.recipe, True)
+    assert (second.recipe, second.match) == (close.recipe, False)
+
+
 def test_nothing_matches() -> None:
     x = tensor((3, 12, 7, 9))
     z = made(x)
     off = np.random.default_rng(3).uniform(1, 2, (3, 4)).repeat(3, 1)[..., None, None]
+    by_channel = np.random.default_rng(3).uniform(1, 2, (3, 12, 1, 1))
     noise = np.random.default_rng(4).standard_normal(x.shape)
     for y, words in (
         (made(x, GAMMA, BETA), "a scale and shift for each channel would do, try --affine unknown"),
-        (z * off, "for each group: another statistic"),
+        (z * off, "which is an affine map of the input for each group: another statistic"),
+        (z * by_channel, "which is an affine map of the input for each sample and channel"),
         (np.tanh(z), "no affine map of the input"),
         (noise, "no affine map of the input"),
         (x, "the output is the input"),
@@ -271,6 +325,8 @@ def test_nothing_matches() -> None:
         assert not record["match"]
         assert record["verdict"].startswith("nothing matches; the ")
         assert words in record["verdict"]
+        assert record["verdict"].count("which is") <= 1
+        agrees(record)
         assert not any(candidate["match"] for candidate in record["candidates"])
 
 

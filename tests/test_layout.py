@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gncli.errors import LayoutError, UsageError
-from gncli.layout import Geometry, Layout, divisors, flat_geometry, geometry, group_count, grouped_shape
+from gncli.layout import (
+    Geometry,
+    Layout,
+    channel_axis,
+    divisors,
+    flat_geometry,
+    geometry,
+    group_count,
+    grouped_shape,
+    layouts,
+    sample_axis,
+)
 from gncli.norm import channels
 from gncli.plan import plan
 from gncli.tile import form_of
@@ -55,6 +66,8 @@ def test_words(given: str, word: str, rank: int | None) -> None:
         ),
         ("nchh", "layout NCHH has a letter twice; each axis needs a letter of its own"),
         ("NNC", "layout NNC has a letter twice; each axis needs a letter of its own"),
+        ("BCN", "layout BCN has N and B, which both name the sample; give one of them"),
+        ("nbchw", "layout NBCHW has N and B, which both name the sample; give one of them"),
         ("NHW", "layout NHW has no C; name the channel axis, as in NCHW or NHWC"),
     ],
 )
@@ -322,7 +335,44 @@ def test_channel_numbers_of_runs_longer_than_a_tile(word: str, interleaved: bool
 
 
 @pytest.mark.parametrize("word", ["channels_first", "channels_last", "NCHW"])
-def test_an_axis_needs_a_letter(word: str) -> None:
-    assert len(Layout.parse("channels_first").on((1,) * 26).word) == 26
-    with pytest.raises(LayoutError, match=r"has 27 axes; gn takes 26 at most$"):
-        Layout.parse(word).on((1,) * 27)
+def test_more_axes_than_numpy_takes(word: str) -> None:
+    assert Layout.parse("channels_first").fits((1,) * 64)
+    with pytest.raises(LayoutError, match=r"has 65 axes; gn takes 64 at most$"):
+        Layout.parse(word).on((1,) * 65)
+
+
+@pytest.mark.parametrize("rank", [25, 26, 32, 64])
+@pytest.mark.parametrize(("given", "axis"), [("channels_first", 1), ("channels_last", -1)])
+def test_more_axes_than_letters(given: str, axis: int, rank: int) -> None:
+    """The generic word stays, and a message names no word that nobody can give."""
+    shape = (2, *(1,) * (rank - 2), 6) if axis == -1 else (2, 6, *(1,) * (rank - 2))
+    word = Layout.parse(given).on(shape).word
+    assert Layout.parse(word).on(shape).word == word
+    assert (len(word) == rank) == (rank == 25)
+    assert channel_axis(word, rank) == axis % rank
+    assert sample_axis(word) == 0
+    assert geometry(shape, word, 3).cells == (2, 3)
+    assert grouped_shape(shape, word, 3) == ((2, 3, 2, *shape[2:]) if axis == 1 else (*shape[:-1], 3, 2))
+    assert all(Layout.parse(fitting).fits(shape) for fitting in layouts(rank))
+
+
+@pytest.mark.parametrize(
+    ("given", "word"), [("BCHW", "NCHW"), ("bhwc", "NHWC"), ("CB", "CN"), ("cbl", "CNL")]
+)
+def test_b_is_n(given: str, word: str) -> None:
+    assert Layout.parse(given).word == word
+
+
+@pytest.mark.parametrize("letter", [chr(number) for number in range(ord("A"), ord("Z") + 1)])
+@pytest.mark.parametrize("fortran", [False, True])
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_the_letters_of_space_do_not_matter(letter: str, fortran: bool, interleaved: bool) -> None:
+    if letter in "BNC":
+        return
+    how = {"interleaved": interleaved, "fortran": fortran}
+    for word in ("NCXW", "XNWC", "CXW", "WXC"):
+        shape = (3, 4, 5, 6)[-len(word) :] if word[-1] == "C" else (3, 4, 5, 6)[: len(word)]
+        shape = tuple(4 if name == "C" else length for name, length in zip(word, shape, strict=True))
+        other = word.replace("W", "ß").replace("X", letter).replace("ß", "W" if letter != "W" else "X")
+        for keep in ("NG", "N", "G", ""):
+            assert geometry(shape, other, 2, keep=keep, **how) == geometry(shape, word, 2, keep=keep, **how)

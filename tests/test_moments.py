@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from oracle import moments_gold
 
 from gncli import pairs
+from gncli.deviations import deviations
 from gncli.doubledouble import Number, Pair
 from gncli.layout import flat_geometry
-from gncli.measure import HUGE, TINY, UNIT, Left, deviations, measure
+from gncli.measure import HUGE, TINY, UNIT, Left, measure
 from gncli.moments import Cascade, Moments, Pool, join, merge, pool, stack
 from gncli.scratch import Scratch
 from gncli.tile import Columns, Form, Row, Rows, Short, form_of

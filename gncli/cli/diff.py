@@ -55,6 +55,7 @@ def diff(
     rest = {name: chosen[name] for name in ("jobs", "memory", "dask", "progress", "allow_external", "raw")}
     settings = Comparison(Tolerance(rtol, atol, max_ulp, nan_differ), groups, **rest)
     codes = {0}
+    options.check_clash(ctx, ["format"], "quiet")
     options.check_pictures(False, plot, a, b)
     require_apart(options.reads(ctx, (a, b)), options.pictures(plot))
     with trouble(), reporting(format, quiet=quiet) as show:

@@ -20,7 +20,8 @@ from gncli.report import reporting
 @options.local_opts
 @options.hdf5_opts
 @options.report_opts
-def identify(x: str, y: str, format: str, quiet: bool, **chosen: Any) -> None:
+@click.pass_context
+def identify(ctx: click.Context, /, x: str, y: str, format: str, quiet: bool, **chosen: Any) -> None:
     """Tell by which convention of group norm Y was made from X.
 
     Tries every number of groups, layout, grouping, eps and its place, variance, activation and precision
@@ -29,6 +30,10 @@ def identify(x: str, y: str, format: str, quiet: bool, **chosen: Any) -> None:
     """
     from gncli.identify import Question, identify_files
 
+    options.check_clash(ctx, ["format"], "quiet")
+    options.check_needs(ctx, ["gamma", "beta"], chosen["affine"] == "known", "--affine known")
+    if chosen["affine"] == "unknown":  # then the environment's are of no use, either
+        chosen |= {"gamma": None, "beta": None}
     with trouble(), reporting(format, quiet=quiet) as show:
         record = identify_files(x, y, Question(**chosen))
         show(record)

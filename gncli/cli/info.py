@@ -32,6 +32,7 @@ def info(
     from gncli.info import info_file
     from gncli.tensors import more
 
+    options.check_clash(ctx, ["format"], "quiet")
     with attempts() as attempt, reporting(format, quiet=quiet) as show:
         for given in options.all_inputs(ctx, inputs, from_file, null):
             with attempt(given):

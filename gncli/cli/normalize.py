@@ -67,6 +67,7 @@ def normalize(
     inputs = options.all_inputs(ctx, inputs, from_file, null)
     options.check_pictures(hist, plot, *inputs, output)
     options.check_one(plot, len(inputs))
+    options.check_clash(ctx, ["format", "hist"], "quiet")
     settings = Settings(**chosen | options.chosen_groups(ctx))
     batch = Batch(settings, force, skip_existing, dry_run, ctx.obj)
     word = settings.layout if options.was_said(ctx, "layout") else None
@@ -84,6 +85,10 @@ def normalize(
         targets = plan_targets(addresses, output)
         outputs = [NamedFile("the output", target, address) for address, target in targets]
         require_apart(options.reads(ctx, addresses), [*outputs, *options.pictures(plot)])
+        if targets and not dry_run:
+            to_files = any(target != "-" for _, target in targets)
+            needed = "an output that is a file, as --output FILE"
+            options.check_needs(ctx, ["force", "skip_existing"], to_files, needed)
         _check_parameters(settings.gamma, settings.beta, targets)
         if (hist or plot) and not dry_run:
             _require_kept(targets)

@@ -60,6 +60,37 @@ def was_said(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) in SAID
 
 
+def on_command_line(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def check_needs(ctx: click.Context, names: Sequence[str], met: object, needed: str) -> None:
+    """Raise click.UsageError where one of the options has no effect for want of another.
+
+    Only on the command line: the environment sets options for all runs, whether or not they matter to each.
+    """
+    for name in names:
+        if not met and on_command_line(ctx, name):
+            raise click.UsageError(f"{_flag(ctx, name)} has no effect without {needed}; give that, too")
+
+
+def check_clash(ctx: click.Context, names: Sequence[str], other: str) -> None:
+    """Raise click.UsageError where one of the options has no effect beside `other`.
+
+    Only where both are on the command line, as for `check_needs`.
+    """
+    for name in names:
+        if on_command_line(ctx, name) and on_command_line(ctx, other):
+            raise click.UsageError(
+                f"{_flag(ctx, name)} has no effect with {_flag(ctx, other)}; drop one of them"
+            )
+
+
+def _flag(ctx: click.Context, name: str) -> str:
+    """The option as people write it: its longest name."""
+    return max(next(param.opts for param in ctx.command.params if param.name == name), key=len)
+
+
 def check_pictures(hist: bool, plot: str | None, *addresses: str | None) -> None:
     """Raise click.UsageError where what reads a tensor twice meets a pipe."""
     if not (hist or plot):
@@ -100,7 +131,7 @@ def all_inputs(
     UsageError where the list cannot be read.
     """
     if from_file is None:
-        if null:
+        if on_command_line(ctx, "null"):
             raise click.UsageError("-0 says how --from-file is read; give that, too")
         if not inputs:
             argument = next(param for param in ctx.command.params if param.name == "inputs")
@@ -172,7 +203,7 @@ channels_per_group_opt = click.option(
 )  # fmt: skip
 layout_opt = click.option(
     "--layout", metavar="WORD", callback=values.layout_word,
-    help="A letter an axis, as NCHW, NHWC, NLC, CHW; or channels_first, channels_last.  "
+    help="A letter an axis, as NCHW, NHWC, NLC, CHW; N, or B, is the sample; or channels_first, channels_last.  "
     "[default: channels first]",
 )  # fmt: skip
 only_layout_opt = click.option(

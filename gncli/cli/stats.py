@@ -11,6 +11,8 @@ from gncli.cli.command import Command
 from gncli.cli.paths import require_apart
 from gncli.report import reporting
 
+SPLITTING = ("groups", "channels_per_group", "grouping")  # options that say what a group is
+
 
 @click.command(cls=Command)
 @options.inputs_opts
@@ -42,12 +44,15 @@ def stats(
     from gncli.tensors import expand, more
 
     inputs = options.all_inputs(ctx, inputs, from_file, null)
+    hist, plot, chosen["by"] = _whole_or_parts(ctx, hist, plot, chosen["by"])
+    _check_effects(ctx, chosen["by"], plot)
     options.check_pictures(hist, plot, *inputs)
-    if (hist or plot) and chosen["by"]:
-        raise click.UsageError("--hist and --plot are of whole tensors; drop --by")
     options.check_one(plot, len(inputs))
     require_apart(options.reads(ctx, inputs), options.pictures(plot))
     chosen |= options.chosen_groups(ctx)
+    asked = any(options.on_command_line(ctx, name) for name in SPLITTING)
+    if asked and "channel" in chosen["by"]:
+        chosen["by"] += ("group",)  # the group that each channel is in
     with attempts() as attempt, reporting(format, quiet=quiet) as show:
         for given in inputs:
             with attempt(given):
@@ -60,12 +65,36 @@ def stats(
                             for record in stats_file(address, **chosen):
                                 show(with_histogram(record, **chosen) if hist else record)
                                 if plot:
-                                    plot_stats(plot, record, chosen)
+                                    plot_stats(plot, record, chosen, asked=asked)
                             again = more(address)
 
 
-def plot_stats(path: str, record: dict[str, object], chosen: dict[str, Any]) -> None:
+def _whole_or_parts(
+    ctx: click.Context, hist: bool, plot: str | None, by: tuple[str, ...]
+) -> tuple[bool, str | None, tuple[str, ...]]:
+    """--hist and --plot, or --by: what the command line says goes before the environment.
+
+    Raises click.UsageError where both are on the command line.
+    """
+    if not by or not (hist or plot):
+        return hist, plot, by
+    shown = any(options.on_command_line(ctx, name) for name in ("hist", "plot"))
+    if shown and options.on_command_line(ctx, "by"):
+        raise click.UsageError("--hist and --plot are of whole tensors; drop --by")
+    return (hist, plot, ()) if shown else (False, None, by)
+
+
+def _check_effects(ctx: click.Context, by: tuple[str, ...], plot: str | None) -> None:
+    """Raise click.UsageError for an option that has no effect."""
+    split = plot or {"group", "channel"} & {*by}
+    options.check_needs(ctx, SPLITTING, split, "--by group, --by channel or --plot")
+    options.check_needs(ctx, ["layout"], by or plot, "--by or --plot")
+    options.check_clash(ctx, ["format", "hist"], "quiet")
+
+
+def plot_stats(path: str, record: dict[str, object], chosen: dict[str, Any], *, asked: bool) -> None:
+    """Draw the picture of a whole tensor, by the groups that are `asked` for or, where they divide, 32."""
     from gncli.pictures import BINS, plot_tensor
     from gncli.stats import with_histogram
 
-    plot_tensor(path, with_histogram(record, bins=BINS, **chosen), chosen)
+    plot_tensor(path, with_histogram(record, bins=BINS, **chosen), chosen, asked=asked)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.errors import AddressError, GnError, UsageError
+from gncli.errors import AddressError, GnError, OutputError, UsageError
 from gncli.layout import Run
 from gncli.tensors.address import (
     SUFFIXES,
@@ -29,6 +29,8 @@ from gncli.tensors.decoding import Decoding
 from gncli.tensors.header import TensorHeader
 from gncli.tensors.npy import NpySink, NpySource
 from gncli.tensors.pipe import stream_at
+
+HDF5_MAX_RANK = 32  # H5S_MAX_RANK
 
 
 class Source(Protocol):
@@ -131,9 +133,7 @@ def decoding_of(source: Source) -> Decoding | None:
 
 
 def decoded(source: Source, missing: int | None) -> dict[str, object]:
-    """What a record says of how `source` was decoded: None of HDF5 that was not, nothing of other formats."""
-    if not hasattr(source, "decoding"):
-        return {}
+    """Return what a record says of how `source` was decoded: {"decoded": None} if it was not."""
     decoding = decoding_of(source)
     return {"decoded": decoding.record(missing) if decoding else None}
 
@@ -263,6 +263,9 @@ def open_sink(
     if kind == "hdf5":
         from gncli.tensors.hdf5_sink import sink_alone
 
+        if len(source.shape) > HDF5_MAX_RANK:
+            words = f"HDF5 takes {HDF5_MAX_RANK} axes at most, the tensor has {len(source.shape)}"
+            raise OutputError(f"{words}; write .npy instead", address=target)
         return sink_alone(path, name, source, dtype, force=force, attributes=attributes)
     if name is not None:
         raise UsageError(f"an .npy holds one tensor; drop '::{name}'", address=target)

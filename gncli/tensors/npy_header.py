@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from gncli.errors import FormatError
+from gncli.layout import MAX_RANK
 from gncli.tensors.address import NPY_MAGIC, require_numeric
 
 MAX_HEADER = 64 * 1024  # bytes; of one tensor's, rank 64 and all, hardly 1500 are not padding
-MAX_RANK = 64  # numpy's own
 
 # The header is the text of a Python dict. Three entries of fixed form need no evaluator, which a
 # stranger could make to recurse, to warn or to fill memory. The u and the L are Python 2's.
@@ -73,7 +73,10 @@ def read_header(read: Callable[[int], bytes], address: str) -> Header:
         raise FormatError(message, address=address)
     shape, dtype, fortran = _parse(body.decode("utf-8" if major == 3 else "latin-1", "replace"), address)
     # numpy counts in int64, and leaves out the zeros when it checks that the product fits.
-    if len(shape) > MAX_RANK or math.prod(filter(None, shape)) * dtype.itemsize >= 2**63:
+    if len(shape) > MAX_RANK:
+        message = f"declares {len(shape)} axes; gn and numpy take {MAX_RANK} at most; merge some by a reshape"
+        raise FormatError(message, address=address)
+    if math.prod(filter(None, shape)) * dtype.itemsize >= 2**63:
         raise FormatError(f"declares an absurd shape, {shape}", address=address)
     return Header(shape, dtype, fortran and len(shape) > 1, offset)
 
