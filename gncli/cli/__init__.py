@@ -213,6 +213,7 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     # Not "python -m gncli", by which no shell could complete, nor any other name that a caller makes up.
     name = os.path.basename(sys.argv[0])
+    code: str | int | None = None
     try:
         gn(prog_name=name if name in NAMES else "gn")
     except SystemExit as end:

@@ -18,8 +18,10 @@ class Command(click.Command):
         try:
             rest = super().parse_args(ctx, hidden)
         except click.UsageError as error:
-            error.message = error.message.replace(STANDARD_INPUT, DATASET)
-            raise
+            message = error.format_message()
+            if STANDARD_INPUT not in message:
+                raise
+            raise click.UsageError(message.replace(STANDARD_INPUT, DATASET), error.ctx) from None
         ctx.params = {name: _shown(value) for name, value in ctx.params.items()}
         return rest
 
