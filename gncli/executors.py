@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from gncli.errors import WorkerError
 from gncli.leavings import clear
+from gncli.stopping import STOPPING
 
 _WORTH_FORKING = 64 << 20  # bytes, of which one process does some 500 MB a second; two cost 30 ms
 # Up to so many times as much, threads are as quick where compiled passes do the work, and let go of the lock.
@@ -121,7 +122,7 @@ def _processes(jobs: int) -> Executor | None:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Signals wait: a pool half made, or half told of a task, can neither be used nor ended."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:
@@ -136,9 +137,10 @@ def _may_fork() -> bool:
 def _be_worker(parent: int, mask: Iterable[int]) -> None:
     """Leave signals to the parent, in a process group of its own, and do not outlive it."""
     os.setpgid(0, 0)
+    for number in STOPPING:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 

@@ -19,6 +19,7 @@ from gncli.layout import Run
 from gncli.tensors.address import candidates, kind_of, open_file, sniff, split
 from gncli.tensors.header import TensorHeader
 from gncli.tensors.npy import NpySink, NpySource
+from gncli.tensors.permissions import mode_for
 from gncli.tensors.pipe import stream_at
 
 
@@ -225,7 +226,8 @@ def open_sink(
         return sink_alone(path, name, source, dtype, force=force, attributes=attributes)
     if name is not None:
         raise UsageError(f"an .npy holds one tensor; drop '::{name}'", address=target)
-    return NpySink(target, source.shape, dtype, source.fortran, force=force)
+    mode = mode_for([source.address])
+    return NpySink(target, source.shape, dtype, source.fortran, force=force, mode=mode)
 
 
 def open_output(
