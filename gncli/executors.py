@@ -28,6 +28,7 @@ from gncli.leavings import clear
 from gncli.stopping import STOPPING
 
 _WORTH_FORKING = 64 << 20  # bytes, of which one process does some 500 MB a second; two cost 30 ms
+_WORTH_THREADS = 1 << 20  # bytes: one block, which one thread does alone
 # Up to so many times as much, threads are as quick where compiled passes do the work, and let go of the lock.
 NORMALIZING, MEASURING = 8, 32
 
@@ -81,7 +82,7 @@ def workers(jobs: int, size: int, *, forkable: bool, pace: int = 1) -> Iterator[
     """
     apart = jobs > 1 and size >= _WORTH_FORKING * pace and forkable and _may_fork()
     try:
-        with (apart and _processes(jobs)) or threads(jobs) as executor:
+        with (apart and _processes(jobs)) or threads(jobs if size > _WORTH_THREADS else 1) as executor:
             yield executor
     except BrokenExecutor:
         hint = "try --jobs 1 or a smaller --memory"

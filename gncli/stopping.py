@@ -21,5 +21,5 @@ STOPPING: frozenset[int] = frozenset(
 
 
 def has_default(number: int) -> bool:
-    """Whether the signal ends this process now: nohup, a library or the interpreter may have set another way."""
+    """Whether the signal would end this process: nohup or a library may have set something else."""
     return signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)

@@ -218,7 +218,21 @@ def test_a_signal_while_standard_input_is_awaited(tmp_path: Path, number: int, c
     assert os.listdir(spool) == []
 
 
-ENDING = ["USR1", "USR2", "QUIT", "ABRT", "ALRM", "VTALRM", "PROF", "XCPU", "IO", "PWR", "SYS", "TRAP", "STKFLT"]
+ENDING = [
+    "USR1",
+    "USR2",
+    "QUIT",
+    "ABRT",
+    "ALRM",
+    "VTALRM",
+    "PROF",
+    "XCPU",
+    "IO",
+    "PWR",
+    "SYS",
+    "TRAP",
+    "STKFLT",
+]
 
 
 @linux

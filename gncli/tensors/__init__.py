@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from math import prod
 from typing import Any, Protocol
 
@@ -94,10 +94,15 @@ def open_source(address: str, *, external: bool = False, force: bool = False) ->
         from gncli.tensors.stream import StreamSource
 
         return StreamSource(stream)
-    from gncli.tensors.hdf5 import Hdf5Source
+    from gncli.tensors.hdf5 import Hdf5Source, NotThereError
     from gncli.tensors.hdf5_find import find
 
     with _spooled(path) as file:
+        with suppress(NotThereError):
+            if name is not None:  # most addresses are a dataset's
+                source = Hdf5Source(file, name, external=external, force=force)
+                source.address = f"{path}::{name}"
+                return source
         found = find(file, name, external=external)
         if len(found) > 1:
             message = f"{len(found)} datasets; name one: {candidates(file, found)}"
@@ -219,7 +224,7 @@ def open_sink(
 
         return (StreamSink if in_order else SpooledSink)(source.shape, dtype, source.fortran)
     path, name = split(target)
-    kind = kind_of(path) or _kind_of_input(source)
+    kind = kind_of(path) or _kind_at(source.address)
     if kind == "hdf5":
         from gncli.tensors.hdf5_sink import sink_alone
 
@@ -231,15 +236,32 @@ def open_sink(
 
 
 def open_output(
-    target: str, sources: Sequence[Source], *, force: bool
+    path: str, wanted: Sequence[tuple[str, Source]], *, force: bool
 ) -> AbstractContextManager[Callable[..., Sink]]:
-    """Gives an `open_sink` for `sources`, which are datasets of one HDF5 file.
+    """Gives an `open_sink` for the HDF5 file at `path`, which changes if the block ends well.
 
-    All go into one new file at `target`, which stands under its name if the block ends well.
+    `wanted`: the target of each dataset in it, and the source that it is made of. A target is `path` itself
+    where the dataset keeps its name in a new file, or FILE::/path.
     """
     from gncli.tensors.hdf5_sink import joint_output
 
-    return joint_output(target, sources, force=force)
+    return joint_output(path, [(split(target)[1], source) for target, source in wanted], force=force)
+
+
+def stands(target: str, address: str) -> bool:
+    """Whether the output at `target`, made of the input at `address`, is there and complete.
+
+    A file is, since it gets its name when it is. A dataset of an HDF5 file is not, if it is only a copy of
+    the input's own one of that name.
+    """
+    path, name = split(target)
+    if not os.path.isfile(path):
+        return False
+    if (kind_of(path) or _kind_at(address)) != "hdf5":
+        return True
+    from gncli.tensors.hdf5_standing import dataset_stands
+
+    return dataset_stands(path, name, address)
 
 
 def _locate(address: str) -> tuple[str, str | None, str]:
@@ -275,8 +297,8 @@ def _spooled(path: str) -> Iterator[str]:
         raise
 
 
-def _kind_of_input(source: Source) -> str:
+def _kind_at(address: str) -> str:
     try:
-        return _locate(source.address)[2]
+        return _locate(address)[2]
     except GnError:  # no file: a stream, or an array in memory
         return "npy"

@@ -27,6 +27,10 @@ from gncli.tensors.hdf5_safety import lookup, open_file, require_own, require_st
 LEAST = 1 << 20  # bytes of chunks that are held whatever the budget
 
 
+class NotThereError(AddressError):
+    """No dataset has that name."""
+
+
 class Hdf5Source:
     """The dataset `name` of the HDF5 file at `path`. Raises AddressError, FormatError.
 
@@ -40,6 +44,7 @@ class Hdf5Source:
         self.path, self.name, self.external = path, name, external
         self.address = f"{path}::{name}"
         self._file = open_file(path)
+        self._closed = False
         try:
             with translated(FormatError, self.address):
                 self._open(force)
@@ -49,17 +54,18 @@ class Hdf5Source:
 
     def _open(self, force: bool) -> None:
         dataset = lookup(self._file, self.name, external=self.external)
-        if dataset is None:
-            raise AddressError("is not there any more", address=self.address)
+        if not isinstance(dataset, h5py.Dataset):
+            raise NotThereError("is not there any more", address=self.address)
         self.dtype: np.dtype[Any] = numeric_dtype(dataset, self.address)
         require_own(dataset, self.address, external=self.external)
         self.dataset = dataset
         self.shape: tuple[int, ...] = dataset.shape
-        self.home: str = dataset.file.filename  # not `path`, where an external link led here
+        file = dataset.file if self.external else self._file
+        self.home: str = file.filename  # not `path`, where an external link led here
         if not force:
             require_stored(dataset, self.address)
         require_filters(dataset, self.address)
-        self._descriptor: int = dataset.file.id.get_vfd_handle()
+        self._descriptor: int = file.id.get_vfd_handle()
         self._state = _state(self._descriptor)
         self.places = places(dataset, self._state[0])
         self.raw = raw(dataset)
@@ -141,7 +147,11 @@ class Hdf5Source:
             self.dataset.id.read(in_memory, in_file, block)
 
     def close(self) -> None:
-        self._file.close()
+        """Close the dataset, and the file for this reader of it."""
+        if not self._closed:
+            self._closed = True
+            self.dataset.id.close()
+            self._file.close()
 
     def __reduce__(self) -> tuple[Callable[..., Hdf5Source], tuple[Any, ...]]:
         return _open_again, (os.path.abspath(self.path), self.name, self.external, self.address, self._state)

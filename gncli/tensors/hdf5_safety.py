@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import h5py
 
 from gncli.errors import AddressError, FormatError
+from gncli.tensors import kept
+from gncli.tensors.address import identity
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.words import as_size
 
@@ -23,11 +25,29 @@ while h5py.h5pl.size():  # HDF5 would load filters, as machine code, from wherev
     h5py.h5pl.remove(0)
 
 
+class ReadFile(h5py.File):
+    """An HDF5 file that is open for reading, perhaps for several readers one after another."""
+
+    def close(self) -> None:
+        """Close the file, unless it is kept open for others."""
+        if not kept.give_back(self):
+            super().close()
+
+
 def open_file(path: str) -> h5py.File:
     """The HDF5 file at `path`. Raises AddressError where it is locked, FormatError where it is broken."""
+    file: h5py.File | None = kept.borrow(path)
+    if file is None:
+        before = identity(path)
+        file = _open(path)
+        kept.keep(path, before, file)
+    return file
+
+
+def _open(path: str) -> h5py.File:
     unlocked = "or set HDF5_USE_FILE_LOCKING=FALSE to read it all the same"
     try:
-        return h5py.File(path, "r")
+        return ReadFile(path, "r")
     except BlockingIOError:
         message = f"is open for writing elsewhere; close it there first, {unlocked}"
         raise AddressError(message, address=path) from None

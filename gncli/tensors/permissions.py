@@ -16,7 +16,7 @@ DEFAULT_MODE = 0o666  # as open(2) takes it: the umask limits it
 
 
 def mode_for(addresses: Iterable[str]) -> int:
-    """The mode, for open(2), of a new file that is made from the inputs: nobody reads it who cannot read them.
+    """The mode, for open(2), of a new file that is made from the inputs: it allows what all of them allow.
 
     A pipe has no permissions that say who may read what comes from it.
     """
@@ -34,7 +34,7 @@ def _mode_of(address: str) -> int | None:
 
 
 def permit(descriptor: int, mode: int, replaced: os.stat_result | None) -> None:
-    """Give a file its permissions: `mode`, or those of the file that it replaces, with its owner and group."""
+    """Give a file the permissions `mode`, or those of the file that it replaces, with its owner and group."""
     if not hasattr(os, "fchmod"):
         return
     new = os.fstat(descriptor)
