@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, groupby
 from typing import Any, TypeVar
 
 from gncli.engine import Advance
-from gncli.errors import WorkerError
+from gncli.errors import GnError, OutputError, WorkerError
 from gncli.executors import in_order, usable_cores, workers
-from gncli.normalize import Normalized, Settings, normalize_datasets, normalize_file
+from gncli.normalize import Normalized, Settings, normalize_file, normalize_together
 from gncli.plan import TILE
 from gncli.progress import Progress
-from gncli.tensors import more
+from gncli.tensors import more, stands
 from gncli.tensors.address import kind_of, split
+from gncli.tensors.kept import keep_open
 from gncli.tensors.staging import remove_left
 
 SMALL = 64 << 20  # bytes: less is done by one worker, so that others can do other files
@@ -30,23 +31,28 @@ Outcomes = list[tuple[str, Outcome]]  # with the address of each
 
 @dataclass(frozen=True)
 class Job:
-    addresses: tuple[str, ...]  # of datasets of one HDF5 file, where there are several
-    target: str
-    size: int  # of the file, in bytes; 0 for a pipe
+    """What becomes of one output file: of one tensor, or of all datasets that go into it."""
+
+    targets: tuple[tuple[str, str], ...]  # addresses of inputs and outputs
+    size: int  # of the first input's file, in bytes; 0 for a pipe
 
     @classmethod
-    def of(cls, addresses: Iterable[str], target: str) -> Job:
-        addresses = tuple(addresses)
+    def of(cls, targets: Iterable[tuple[str, str]]) -> Job:
+        targets = tuple(targets)
         try:
-            return cls(addresses, target, os.path.getsize(split(addresses[0])[0]))
+            return cls(targets, os.path.getsize(split(targets[0][0])[0]))
         except (OSError, ValueError):  # what is wrong is said when it is opened
-            return cls(addresses, target, 0)
+            return cls(targets, 0)
+
+    @property
+    def target(self) -> str:
+        return self.targets[0][1]
 
     @property
     def small(self) -> bool:
         """Whether it may be done beside others. HDF5 has one lock, and standard output has an order."""
-        path, name = split(self.addresses[0])
-        apart = self.target == "-" or name is not None or kind_of(self.target) == "hdf5"
+        path, name = split(self.targets[0][0])
+        apart = self.target == "-" or name is not None or kind_of(split(self.target)[0]) == "hdf5"
         return not apart and self.size < SMALL and os.path.isfile(path)
 
 
@@ -59,11 +65,13 @@ class Batch:
     skip_existing: bool = False
     dry_run: bool = False
     command: str = ""
+    wrong: Mapping[str, Exception] = field(default_factory=dict)  # inputs that cannot be taken, and why
 
     def run(self, targets: Sequence[tuple[str, str]]) -> Iterator[tuple[str, Outcome]]:
         """Each tensor's address and what came of it, in order: what it raised is given, not raised.
 
-        `targets`: addresses of inputs and outputs. What goes to one file is done when its first is.
+        `targets`: addresses of inputs and outputs. What goes to one file is done when its first is, all of
+        it or nothing.
         """
         jobs = [*_jobs(targets)]
         if len(jobs) == 1:
@@ -96,7 +104,7 @@ class Batch:
     ) -> Iterator[tuple[str, Outcome]]:
         """With all cores for one tensor; a pipe may hold several."""
         settings = replace(self.settings, progress=progress)
-        last = job.addresses[-1]
+        last = job.targets[-1][0]
         again: bool | Exception = True
         while again is True:
             outcomes = self._do(job, settings, watch)
@@ -122,34 +130,63 @@ class Batch:
         except WorkerError as error:
             for job in chain.from_iterable(bundles[done:]):
                 remove_left(job.target, look_again=True)
-                yield job, [(job.addresses[0], WorkerError(error.message))]
+                yield job, [(job.targets[0][0], WorkerError(error.message))]
 
     def _several(self, settings: Settings, bundle: Sequence[Job]) -> list[Outcomes]:
         return [self._do(job, settings, None) for job in bundle]
 
     def _do(self, job: Job, settings: Settings, watch: Advance | None) -> Outcomes:
-        """Of each address; or, where one fails and none is written, of the first alone."""
-        if self.skip_existing and os.path.isfile(split(job.target)[0]):
-            return [(address, None) for address in job.addresses]
-        done = _caught(partial(self._normalize, job, settings, watch))
+        """Of each address; or, where one fails and none is written, of that one alone."""
+        for address, _ in job.targets:
+            if address in self.wrong:
+                return [(address, _with_none(self.wrong[address], len(job.targets)))]
+        todo = _caught(partial(self._todo, job))
+        if isinstance(todo, Exception):
+            return [(job.targets[0][0], todo)]
+        done = _caught(partial(self._normalize, todo, settings, watch)) if todo else []
         if isinstance(done, Exception):
-            return [(job.addresses[0], done)]
-        return [*zip(job.addresses, done, strict=True)]
+            return [(todo[0][0], done)]
+        outcomes = dict(zip(todo, done, strict=True))
+        return [(address, outcomes.get((address, target))) for address, target in job.targets]
 
-    def _normalize(self, job: Job, settings: Settings, watch: Advance | None) -> list[Normalized]:
+    def _todo(self, job: Job) -> list[tuple[str, str]]:
+        """The targets that are not to be skipped. Raises OutputError where only a part of a file stands."""
+        if not self.skip_existing:
+            return [*job.targets]
+        with keep_open():
+            left = [(address, target) for address, target in job.targets if not stands(target, address)]
+        path, name = split(job.target)
+        if not left or name is not None or not os.path.isfile(path):
+            return left
+        if self.force:
+            return [*job.targets]
+        message = f"exists, but without the output of {left[0][0]}; use --force to write all of it again"
+        raise OutputError(message, address=path)
+
+    def _normalize(
+        self, targets: Sequence[tuple[str, str]], settings: Settings, watch: Advance | None
+    ) -> list[Normalized]:
         how: dict[str, Any] = {"force": self.force, "dry_run": self.dry_run, "command": self.command}
-        if len(job.addresses) > 1:
-            return normalize_datasets(job.addresses, job.target, settings, watch=watch, **how)
-        return [normalize_file(job.addresses[0], job.target, settings, watch=watch, **how)]
+        if len(targets) > 1:
+            return normalize_together(targets, settings, watch=watch, **how)
+        address, target = targets[0]
+        return [normalize_file(address, target, settings, watch=watch, **how)]
 
 
 def _jobs(targets: Iterable[tuple[str, str]]) -> Iterator[Job]:
     """One for each file to be written; on standard output, one tensor comes after another."""
-    together: dict[tuple[str, int], list[str]] = {}
+    together: dict[tuple[str, int], list[tuple[str, str]]] = {}
     for number, (address, target) in enumerate(targets):
-        together.setdefault((target, number if target == "-" else 0), []).append(address)
-    for (target, _), addresses in together.items():
-        yield Job.of(addresses, target)
+        file = "-" if target == "-" else os.path.realpath(split(target)[0])
+        together.setdefault((file, number if target == "-" else 0), []).append((address, target))
+    yield from map(Job.of, together.values())
+
+
+def _with_none(error: Exception, count: int) -> Exception:
+    """The error, which says that it keeps `count` datasets from being written."""
+    if count > 1 and isinstance(error, GnError):
+        error.message += f"; so none of the {count} datasets is written"
+    return error
 
 
 def _caught(work: Callable[[], Result]) -> Result | Exception:

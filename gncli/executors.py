@@ -25,8 +25,10 @@ from typing import Any, TypeVar
 
 from gncli.errors import WorkerError
 from gncli.leavings import clear
+from gncli.stopping import STOPPING
 
 _WORTH_FORKING = 64 << 20  # bytes, of which one process does some 500 MB a second; two cost 30 ms
+_WORTH_THREADS = 1 << 20  # bytes: one block, which one thread does alone
 # Up to so many times as much, threads are as quick where compiled passes do the work, and let go of the lock.
 NORMALIZING, MEASURING = 8, 32
 
@@ -80,7 +82,7 @@ def workers(jobs: int, size: int, *, forkable: bool, pace: int = 1) -> Iterator[
     """
     apart = jobs > 1 and size >= _WORTH_FORKING * pace and forkable and _may_fork()
     try:
-        with (apart and _processes(jobs)) or threads(jobs) as executor:
+        with (apart and _processes(jobs)) or threads(jobs if size > _WORTH_THREADS else 1) as executor:
             yield executor
     except BrokenExecutor:
         hint = "try --jobs 1 or a smaller --memory"
@@ -121,7 +123,7 @@ def _processes(jobs: int) -> Executor | None:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Signals wait: a pool half made, or half told of a task, can neither be used nor ended."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:
@@ -136,9 +138,10 @@ def _may_fork() -> bool:
 def _be_worker(parent: int, mask: Iterable[int]) -> None:
     """Leave signals to the parent, in a process group of its own, and do not outlive it."""
     os.setpgid(0, 0)
+    for number in STOPPING:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 

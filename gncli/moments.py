@@ -83,15 +83,19 @@ def join(parts: list[Moments], axis: int) -> Moments:
 
 def pool(parts: list[Moments]) -> Moments:
     """All sets of all parts along one axis."""
+    if len(parts) == 1:
+        return parts[0].map(_flat)
 
     def pooled(values: Sequence[Any]) -> Any:
-        if len(values) == 1:
-            return np.ravel(values[0])
         if any(isinstance(value, np.ndarray) for value in values):
             return np.concatenate([np.ravel(value) for value in values])
         return np.array(values)
 
     return _gather(parts, pooled)
+
+
+def _flat(values: Any) -> Any:
+    return values.reshape(-1) if isinstance(values, np.ndarray) else np.ravel(values)
 
 
 def merge(parts: Moments) -> Moments:

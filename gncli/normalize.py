@@ -44,7 +44,8 @@ from gncli.tensors import (
     open_sink,
     open_source,
 )
-from gncli.tensors.address import check_identity, identity
+from gncli.tensors.address import check_identity, identity, split
+from gncli.tensors.kept import keep_open
 from gncli.tensors.null import NullSink
 from gncli.tensors.stream import StreamSource
 
@@ -86,9 +87,8 @@ class Normalized:
     nbytes: int
 
 
-def normalize_datasets(
-    addresses: Sequence[str],
-    output: str | None,
+def normalize_together(
+    targets: Sequence[tuple[str, str]],
     settings: Settings,
     *,
     force: bool = False,
@@ -96,22 +96,29 @@ def normalize_datasets(
     command: str = "",
     watch: Advance | None = None,
 ) -> list[Normalized]:
-    """As `normalize_file` for datasets of one HDF5 file, which go into one file: all of them, or none."""
-    target = output or default_output(addresses[0])
-    how: dict[str, Any] = {"force": force, "dry_run": dry_run, "command": command}
+    """As `normalize_file` for addresses with targets in one HDF5 file: all of them are written, or none."""
+    how: dict[str, Any] = {"force": force, "dry_run": dry_run, "command": command, "watch": watch}
+    address = ""
     try:
         with ExitStack() as stack:
-            sources = []
-            for address in addresses:
+            stack.enter_context(keep_open())
+            wanted = []
+            for address, target in targets:
                 source = open_source(address, force=force, **settings.reading)
                 stack.callback(source.close)
                 _request(source, settings)  # or raise, before anything is written
-                sources.append(source)
-            opener = open_sink if dry_run else stack.enter_context(open_output(target, sources, force=force))
-            how |= {"opener": opener, "watch": watch}
-            return [normalize_file(address, target, settings, **how) for address in addresses]
+                wanted.append((target, source))
+                if split(address)[1] is None or not source.forkable:  # it takes a descriptor, or memory
+                    source.close()
+            path = split(targets[0][1])[0]
+            opener = open_sink if dry_run else stack.enter_context(open_output(path, wanted, force=force))
+            done = []
+            for (address, target), (_, source) in zip(targets, wanted, strict=True):
+                opened = source if split(address)[1] is not None and source.forkable else None
+                done.append(normalize_file(address, target, settings, opener=opener, source=opened, **how))
+            return done
     except GnError as error:
-        error.message += f"; so none of the {len(addresses)} datasets is written"
+        error.message += f"; so none of the {len(targets)} datasets is written"
         raise error.at(address) from None
 
 
@@ -123,6 +130,7 @@ def normalize_file(
     force: bool = False,
     dry_run: bool = False,
     into: Sink | None = None,
+    source: Source | None = None,
     command: str = "",
     opener: Callable[..., Sink] = open_sink,
     watch: Advance | None = None,
@@ -131,11 +139,12 @@ def normalize_file(
 
     On any failure no output stands that did not stand before. A dry run computes all and writes nothing,
     but `into` a sink that is given.
+    `source` is the one at `address`, if it is open already; it is closed in any case.
     `watch` is told of the tensor's bytes as they are done, in place of a line of progress of its own.
     """
     began = time.monotonic()
     before = identity(address)
-    source = open_source(address, force=force, **settings.reading)
+    source = source or open_source(address, force=force, **settings.reading)
     try:
         target = output or default_output(address)
         word, groups, norm, dtype = _request(source, settings)

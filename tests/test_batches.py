@@ -296,7 +296,7 @@ def test_which_are_done_side_by_side(here: Path) -> None:
         ("f.h5::/x", "y.npy"): False, ("large.npy", "y.npy"): False, ("fifo", "y.npy"): False,
         ("none.npy", "y.npy"): False,
     }  # fmt: skip
-    assert {pair: Job.of([pair[0]], pair[1]).small for pair in rows} == rows
+    assert {pair: Job.of([pair]).small for pair in rows} == rows
 
 
 # Progress

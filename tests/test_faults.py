@@ -218,6 +218,67 @@ def test_a_signal_while_standard_input_is_awaited(tmp_path: Path, number: int, c
     assert os.listdir(spool) == []
 
 
+ENDING = [
+    "USR1",
+    "USR2",
+    "QUIT",
+    "ABRT",
+    "ALRM",
+    "VTALRM",
+    "PROF",
+    "XCPU",
+    "IO",
+    "PWR",
+    "SYS",
+    "TRAP",
+    "STKFLT",
+]
+
+
+@linux
+@pytest.mark.parametrize("number", [*(getattr(signal, f"SIG{n}", 0) for n in ENDING), signal.SIGRTMIN, 50])
+def test_every_signal_that_ends_a_process_leaves_nothing(tmp_path: Path, number: int) -> None:
+    if not number:
+        pytest.skip("this Python does not name it")
+    with start("normalize - -g 4 -o y.npy", tmp_path, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(saved(normal(64, 64, 3000))[:-100])
+        process.stdin.flush()
+        until(lambda: temporaries(tmp_path), "nothing is written")
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 128 + number
+        assert process.communicate() == (b"", b"")
+    assert os.listdir(tmp_path) == []
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGWINCH, signal.SIGCHLD])
+def test_a_signal_that_the_caller_ignores_or_that_ends_nothing(tmp_path: Path, number: int) -> None:
+    x = normal(2, 4, 3)
+    ignore = [sys.executable, "-c", IGNORING, str(int(number))]
+    with subprocess.Popen(
+        [*ignore, *GN, "normalize", "-", "-qg4", "-o", "y.npy"], cwd=tmp_path, stdin=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(saved(x)[:-1])
+        process.stdin.flush()
+        until(lambda: temporaries(tmp_path), "nothing is written")
+        process.send_signal(number)
+        process.stdin.write(saved(x)[-1:])
+        process.stdin.close()
+        process.stdin = None
+        assert process.wait(timeout=30) == 0
+    assert os.listdir(tmp_path) == ["y.npy"]
+
+
+IGNORING = """
+import os, signal, sys
+if int(sys.argv[1]) == signal.SIGUSR1:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 def unread(pipe: Any) -> int:
     """Bytes that nobody has read from the pipe yet."""
     count = array.array("i", [0])

@@ -25,6 +25,7 @@ import click
 from gncli import __version__, leavings
 from gncli.errors import GnError, UsageError
 from gncli.report import say
+from gncli.stopping import STOPPING, has_default
 from gncli.words import printable, quoted
 
 # Each a module of this package, and the command in it; its first words, for `gn --help` not to load it.
@@ -42,7 +43,6 @@ CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "m
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
 
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 GRACE = 0.4  # seconds that a signal leaves for what is under way to end by itself
 
 
@@ -202,7 +202,7 @@ def main() -> NoReturn:
     # The engine brings its own threads, and BLAS's would fight them. Read once, when numpy is loaded.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     for number in STOPPING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+        if has_default(number):
             signal.signal(number, _stop)
     # None where the shell closed it. A file of ours that took its number would be written to, or read.
     if sys.stdin is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import click
@@ -13,7 +14,7 @@ import click
 from gncli.cli import attempts, options
 from gncli.cli.command import Command
 from gncli.cli.paths import NamedFile, require_apart
-from gncli.errors import UsageError
+from gncli.errors import GnError, UsageError
 from gncli.layout import Layout
 from gncli.report import reporting, say
 from gncli.words import as_size
@@ -63,38 +64,46 @@ def normalize(
     from gncli.batch import Batch
     from gncli.normalize import Settings, with_histograms
     from gncli.tensors import choose
+    from gncli.tensors.kept import keep_open
 
     inputs = options.all_inputs(ctx, inputs, from_file, null)
     options.check_pictures(hist, plot, *inputs, output)
     options.check_one(plot, len(inputs))
     options.check_clash(ctx, ["format", "hist"], "quiet")
     settings = Settings(**chosen | options.chosen_groups(ctx))
-    batch = Batch(settings, force, skip_existing, dry_run, ctx.obj)
     word = settings.layout if options.was_said(ctx, "layout") else None
     how: dict[str, Any] = {"of_several": _leave_out(word), "external": settings.allow_external}
     how |= _which_dataset(word)
     began = time.monotonic()
     tally = Tally()
     addresses: list[str] = []
-    with attempts() as attempt:
+    wrong: dict[str, Exception] = {}
+    with keep_open():
         for given in inputs:
-            with attempt(given):
+            try:
                 addresses += choose(given, **how)
-        if addresses:
-            options.check_one(plot, len(addresses))
-        targets = plan_targets(addresses, output)
-        outputs = [NamedFile("the output", target, address) for address, target in targets]
+            except UsageError:
+                raise
+            except Exception as error:  # noqa: BLE001 - told in its turn, with what it keeps from being done
+                addresses.append(given)
+                wrong[given] = error
+    with attempts() as attempt:
+        options.check_one(plot, len(addresses))
+        targets = plan_targets(addresses, output, wrong)
+        done = [(address, target) for address, target in targets if address not in wrong]
+        outputs = [NamedFile("the output", target, address) for address, target in done]
         require_apart(options.reads(ctx, addresses), [*outputs, *options.pictures(plot)])
-        if targets and not dry_run:
-            to_files = any(target != "-" for _, target in targets)
+        if done and not dry_run:
+            to_files = any(target != "-" for _, target in done)
             needed = "an output that is a file, as --output FILE"
             options.check_needs(ctx, ["force", "skip_existing"], to_files, needed)
+        batch = Batch(settings, force, skip_existing, dry_run, ctx.obj, wrong)
         _check_parameters(settings.gamma, settings.beta, targets)
         if (hist or plot) and not dry_run:
-            _require_kept(targets)
-        if addresses and _is_folder(output) and not dry_run:
+            _require_kept(done)
+        if done and _is_folder(output) and not dry_run:
             os.makedirs(output, exist_ok=True)
-        piped = not dry_run and any(target == "-" for _, target in targets)
+        piped = not dry_run and any(target == "-" and address not in wrong for address, target in targets)
         with reporting(format, quiet=quiet, stream=sys.stderr if piped else None) as show:
             for address, outcome in batch.run(targets):
                 with attempt(address):
@@ -142,63 +151,98 @@ def _leave_out(word: str | None) -> Callable[[str, tuple[int, ...]], bool]:
     return fits
 
 
-def plan_targets(addresses: Sequence[str], output: str | None) -> list[tuple[str, str]]:
-    """Each address with its target. Raises UsageError where two would write one file.
+def plan_targets(
+    addresses: Sequence[str], output: str | None, wrong: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """Each address with its target. Raises UsageError where two would write one file, or one dataset.
 
-    Datasets of one HDF5 file may, and what goes to standard output goes there one after another.
+    Datasets of one HDF5 file may go into one file, and so may all inputs where the output is a group in an
+    HDF5 file. What goes to standard output goes there one after another. `wrong` are addresses that cannot be
+    taken: they are planned, too, since nothing else is to be written where they would be.
     """
     from gncli.tensors.address import kind_of, require_written, split
 
-    readers = {os.path.realpath(split(address)[0]): address for address in addresses}
+    real = lru_cache(os.path.realpath)  # many datasets are of one file
+    grouped = _group(output) is not None
+    sources = {address: real(split(address)[0]) for address in addresses}
+    readers = {source: address for address, source in sources.items()}
     firsts: dict[str, tuple[str, str]] = {}  # of each file that is written: the first input, and its target
-    named: set[tuple[str, str | None]] = set()
+    written: dict[tuple[str, str | None], tuple[str, str]] = {}  # the same, of each dataset
     targets = []
     for address in addresses:
-        target = _target(address, output)
+        try:
+            target = _target(address, output)
+        except GnError:
+            if address not in wrong:
+                raise
+            targets.append((address, address))  # it is never written
+            continue
         if target == "-":
             targets.append((address, target))
             continue
         path, inside = split(target)
-        require_written(path)
-        source, name = os.path.realpath(split(address)[0]), split(address)[1]
-        file = os.path.realpath(path)
+        if address not in wrong:
+            require_written(path)
+        file, dataset = real(path), inside or split(address)[1]
         if file in firsts:
-            first, target = firsts[file]
-            alike = name is not None and source == os.path.realpath(split(first)[0])
-            if not alike or (source, name) in named or inside is not None or kind_of(path) == "npy":
-                if output is not None and not _is_folder(output):
-                    count = len(addresses)
-                    raise UsageError(f"--output {output} is one file for {count} inputs; give a folder, DIR/")
-                raise UsageError(
-                    f"{first} and {address} would both write {target}; give each its own --output"
-                )
-        if file in readers and file != source:
+            first, first_target = firsts[file]
+            alike = grouped or (inside is None and sources[address] == sources[first])
+            taken = dataset is None or (file, dataset) in written
+            if kind_of(path) == "npy" or not alike or (taken and address not in wrong):
+                first, first_target = written.get((file, dataset), firsts[file])
+                raise _collision(first, address, first_target, output, len(addresses))
+            target = target if grouped else first_target
+        if file in readers and file != sources[address] and inside is None:
             raise UsageError(
                 f"{address} would write {target}, which is an input too; give it its own --output"
             )
         firsts.setdefault(file, (address, target))
-        named.add((source, name))
+        written.setdefault((file, dataset), (address, target))
         targets.append((address, target))
     return targets
 
 
-def _target(address: str, output: str | None) -> str:
-    """Where it goes: beside itself, into a folder, or to the one file that is named."""
-    from gncli.tensors import default_output
-    from gncli.tensors.address import split
+def _collision(first: str, second: str, target: str, output: str | None, count: int) -> UsageError:
+    """The error for two inputs that would write one file, or one dataset."""
+    from gncli.tensors.address import kind_of, split
 
-    path = split(address)[0]
+    if output is None or _is_folder(output) or _group(output):
+        return UsageError(f"{first} and {second} would both write {target}; give each its own --output")
+    path, name = split(output)
+    if name is not None and kind_of(path) != "npy":
+        hint = f"give a group, {output}/"
+        return UsageError(f"--output {output} is one dataset for {count} inputs; {hint}")
+    return UsageError(f"--output {output} is one file for {count} inputs; give a folder, DIR/")
+
+
+def _target(address: str, output: str | None) -> str:
+    """Where it goes: beside itself, into a folder or a group, or to the one file that is named."""
+    from gncli.tensors import default_output
+    from gncli.tensors.address import name_in_hdf5, split
+
+    path, name = split(address)
     if output is None:
         return default_output(address)
-    if not _is_folder(output):
+    group = _group(output)
+    if group is None and not _is_folder(output):
         return output
-    if path == "-":
+    if path == "-" and name is None:
         raise UsageError(f"- has no name to keep in {output}; give --output a file's name")
-    return os.path.join(output, os.path.basename(path))
+    return os.path.join(output, os.path.basename(path)) if group is None else group + name_in_hdf5(address)
+
+
+def _group(output: str | None) -> str | None:
+    """FILE::/path, without a / at the end, where the output is a group in an HDF5 file."""
+    from gncli.tensors.address import split
+
+    if output is None or not output.endswith(("/", "::")):
+        return None
+    path, name = split(output)
+    return None if name is None else f"{path}::{name.rstrip('/')}"
 
 
 def _is_folder(output: str | None) -> TypeGuard[str]:
-    return output is not None and (output.endswith("/") or os.path.isdir(output))
+    return output is not None and not _group(output) and (output.endswith("/") or os.path.isdir(output))
 
 
 def _check_parameters(gamma: object, beta: object, targets: Sequence[object]) -> None:

@@ -28,6 +28,7 @@ from gncli.tensors.address import (
 from gncli.tensors.decoding import Decoding
 from gncli.tensors.header import TensorHeader
 from gncli.tensors.npy import NpySink, NpySource
+from gncli.tensors.permissions import mode_for
 from gncli.tensors.pipe import stream_at
 
 HDF5_MAX_RANK = 32  # H5S_MAX_RANK
@@ -106,16 +107,19 @@ def open_source(
         from gncli.tensors.stream import StreamSource
 
         return StreamSource(stream)
-    from gncli.tensors.hdf5 import Hdf5Source
+    from gncli.tensors.hdf5 import Hdf5Source, NotThereError
     from gncli.tensors.hdf5_find import find
 
-    file = _stored(path)
+    file, how = _stored(path), {"external": external, "force": force, "as_stored": as_stored}
+    with suppress(NotThereError):
+        if name is not None:  # most addresses are a dataset's
+            return Hdf5Source(file, name, address=f"{path}::{name}", **how)
     found = find(file, name, external=external, shown=path)
     if len(found) > 1:
         message = f"{len(found)} datasets; name one: {candidates(path, found)}"
         raise AddressError(message, address=address)
-    (dataset, _), shown = found[0], f"{path}::{found[0][0]}"
-    return Hdf5Source(file, dataset, external=external, force=force, as_stored=as_stored, address=shown)
+    dataset, _ = found[0]
+    return Hdf5Source(file, dataset, address=f"{path}::{dataset}", **how)
 
 
 def open_seekable(address: str, *, external: bool = False, as_stored: bool = False) -> Source:
@@ -259,7 +263,7 @@ def open_sink(
         return (StreamSink if in_order else SpooledSink)(source.shape, dtype, source.fortran)
     path, name = split(target)
     require_written(path)
-    kind = kind_of(path) or _kind_of_input(source)
+    kind = kind_of(path) or _kind_at(source.address)
     if kind == "hdf5":
         from gncli.tensors.hdf5_sink import sink_alone
 
@@ -269,20 +273,38 @@ def open_sink(
         return sink_alone(path, name, source, dtype, force=force, attributes=attributes)
     if name is not None:
         raise UsageError(f"an .npy holds one tensor; drop '::{name}'", address=target)
-    return NpySink(target, source.shape, dtype, source.fortran, force=force)
+    mode = mode_for([source.address])
+    return NpySink(target, source.shape, dtype, source.fortran, force=force, mode=mode)
 
 
 def open_output(
-    target: str, sources: Sequence[Source], *, force: bool
+    path: str, wanted: Sequence[tuple[str, Source]], *, force: bool
 ) -> AbstractContextManager[Callable[..., Sink]]:
-    """Gives an `open_sink` for `sources`, which are datasets of one HDF5 file.
+    """Gives an `open_sink` for the HDF5 file at `path`, which changes if the block ends well.
 
-    All go into one new file at `target`, which stands under its name if the block ends well.
+    `wanted`: the target of each dataset in it, and the source that it is made of. A target is `path` itself
+    where the dataset keeps its name in a new file, or FILE::/path.
     """
     from gncli.tensors.hdf5_sink import joint_output
 
-    require_written(target)
-    return joint_output(target, sources, force=force)
+    require_written(path)
+    return joint_output(path, [(split(target)[1], source) for target, source in wanted], force=force)
+
+
+def stands(target: str, address: str) -> bool:
+    """Whether the output at `target`, made of the input at `address`, is there and complete.
+
+    A file is, since it gets its name when it is. A dataset of an HDF5 file is not, if it is only a copy of
+    the input's own one of that name.
+    """
+    path, name = split(target)
+    if not os.path.isfile(path):
+        return False
+    if (kind_of(path) or _kind_at(address)) != "hdf5":
+        return True
+    from gncli.tensors.hdf5_standing import dataset_stands
+
+    return dataset_stands(path, name, address)
 
 
 def _locate(address: str) -> tuple[str, str | None, str]:
@@ -304,8 +326,8 @@ def _stored(path: str) -> str:
     return path if stream is None else stream.spool()
 
 
-def _kind_of_input(source: Source) -> str:
+def _kind_at(address: str) -> str:
     try:
-        return _locate(source.address)[2]
+        return _locate(address)[2]
     except GnError:  # no file: a stream, or an array in memory
         return "npy"

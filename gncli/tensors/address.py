@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
 from io import FileIO
@@ -24,12 +25,13 @@ STRANGERS = {
 # The suffix of an output says its kind. The first of each kind is what an output is called by default.
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nc", ".nc4", ".h5ad", ".mat")
 SUFFIXES = {".npy": "npy", **dict.fromkeys(HDF5_SUFFIXES, "hdf5")}
+_COLONS = re.compile("(?=::)")
 LISTED = 20  # candidates shown in one error
 
 
 def split(address: str) -> tuple[str, str | None]:
     """The file and the path in it: `f.h5::conv1` is ("f.h5", "/conv1"), `x.npy` is ("x.npy", None)."""
-    places = [place for place in range(len(address)) if address.startswith("::", place)]
+    places = [found.start() for found in _COLONS.finditer(address)]
     if not places or os.path.exists(address):  # a file may have `::` in its own name
         return address, None
     place = next((place for place in reversed(places) if os.path.isfile(address[:place])), places[0])
@@ -37,6 +39,13 @@ def split(address: str) -> tuple[str, str | None]:
     if suffix(address) in SUFFIXES and suffix(path) not in SUFFIXES:
         return address, None  # such a file that is yet to be
     return path, "/" + "/".join(part for part in name.split("/") if part)
+
+
+def name_in_hdf5(address: str) -> str:
+    """The path of what becomes of the input in an HDF5 file: that in the input's file, or the file's name."""
+    path, name = split(address)
+    stem = os.path.splitext(os.path.basename(path))[0]
+    return name or "/" + (stem.strip("-.") or "tensor")
 
 
 def suffix(path: str) -> str:

@@ -29,6 +29,10 @@ from gncli.tensors.hdf5_safety import Dataset, lookup, open_file, require_own, r
 LEAST = 1 << 20  # bytes of chunks that are held whatever the budget
 
 
+class NotThereError(AddressError):
+    """No dataset has that name."""
+
+
 class Hdf5Source:
     """The dataset `name` of the HDF5 file at `path`. Raises AddressError, FormatError.
 
@@ -53,6 +57,7 @@ class Hdf5Source:
         self.address = address or f"{path}::{name}"
         shown = self.address.removesuffix(f"::{name}")
         self._file = open_file(path, shown)
+        self._closed = False
         try:
             with translated(FormatError, self.address):
                 self._open(shown, force)
@@ -62,19 +67,20 @@ class Hdf5Source:
 
     def _open(self, shown: str, force: bool) -> None:
         dataset = lookup(self._file, self.name, external=self.external, shown=shown)
-        if dataset is None:
-            raise AddressError("is not there any more", address=self.address)
+        if not isinstance(dataset, h5py.Dataset):
+            raise NotThereError("is not there any more", address=self.address)
         self.stored: np.dtype[Any] = numeric_dtype(dataset, self.address)
         require_own(dataset, self.address, external=self.external)
         self.dataset = dataset
         self.decoding = None if self.as_stored else find_decoding(dataset)
         self.dtype = self.decoding.dtype if self.decoding else self.stored
         self.shape: tuple[int, ...] = dataset.shape
-        self.home: str = dataset.file.filename  # not `path`, where an external link led here
+        file = dataset.file if self.external else self._file
+        self.home: str = file.filename  # not `path`, where an external link led here
         if not force:
             require_stored(dataset, self.address)
         require_filters(dataset, self.address)
-        self._descriptor: int = dataset.file.id.get_vfd_handle()
+        self._descriptor: int = file.id.get_vfd_handle()
         self._state = _state(self._descriptor)
         self.places = places(dataset, self._state[0])
         self.raw = raw(dataset)
@@ -164,8 +170,12 @@ class Hdf5Source:
             self.dataset.id.read(in_memory, in_file, block)
 
     def close(self) -> None:
-        """Close the file, with all that was opened of it. Raises FormatError where HDF5 cannot."""
+        """Close the dataset, and the file for this reader of it. Raises FormatError where HDF5 cannot."""
+        if self._closed:
+            return
+        self._closed = True
         with translated(FormatError, self.address, "cannot be closed"):
+            self.dataset.id.close()
             self._file.close()
 
     def __reduce__(self) -> tuple[Callable[..., Hdf5Source], tuple[Any, ...]]:

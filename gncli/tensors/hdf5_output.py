@@ -11,10 +11,12 @@ from io import FileIO
 
 import h5py
 
-from gncli.errors import OutputError
+from gncli.errors import FormatError, OutputError
+from gncli.tensors import address, hdf5_safety
 from gncli.tensors.copying import copy_all_but
 from gncli.tensors.hdf5_errors import translated
-from gncli.tensors.hdf5_references import Bonds
+from gncli.tensors.hdf5_references import Replacements
+from gncli.tensors.permissions import DEFAULT_MODE
 from gncli.tensors.staging import Staged
 
 
@@ -51,17 +53,33 @@ class _Numb:
 class Hdf5Output:
     """A new HDF5 file on its way to `path`: a copy of the file `origin`, or an empty one.
 
-    Values at `left_out`, ranges of bytes, are not copied: nobody will read them. Raises OutputError.
+    Where `origin` stands at `path` itself and `adding` is set, the copy replaces it, unless another process
+    has changed it in the meantime. `mode` is that of a new file. Values at `left_out`, ranges of bytes, are
+    not copied: nobody will read them. Raises OutputError.
     """
 
     def __init__(
-        self, path: str, origin: str | None, left_out: Iterable[tuple[int, int]] = (), *, force: bool
+        self,
+        path: str,
+        origin: str | None,
+        left_out: Iterable[tuple[int, int]] = (),
+        *,
+        force: bool,
+        mode: int = DEFAULT_MODE,
+        adding: bool = False,
     ) -> None:
         self.path = path
+        self.origin = origin and os.path.realpath(origin)
+        self.adding = adding
         self._over = False
         self._h5: h5py.File | None = None
+        self._thread: ThreadPoolExecutor | None = None
         self._mode = "r+" if origin else "w"
-        self.staged = Staged(path, force=force)
+        if adding:
+            _require_hdf5(path)
+        self.staged = Staged(
+            path, force=force, mode=mode, replacing=address.identity(path) if adding else None
+        )
         self._numb = _Numb(self.staged.file)
         try:
             if origin:
@@ -82,16 +100,19 @@ class Hdf5Output:
         return self._h5
 
     @cached_property
-    def bonds(self) -> Bonds:
-        """Of the file, for work within `do`."""
-        return Bonds(self.open())
+    def replacements(self) -> Replacements:
+        """Of the file's datasets, for work within `do`."""
+        return Replacements(self.open())
 
     def close(self) -> None:
         """Close the file, for work within `do`. Raises what HDF5 says where it cannot write all it holds."""
         file, self._h5 = self._h5, None
         if file is None:
             return
+        replacements = self.__dict__.pop("replacements", None)
         try:
+            if replacements and not self._over:
+                replacements.finish()
             file.flush()  # a dataset whose close fails would be neither open nor closed
             file.close()
         except BaseException:
@@ -100,18 +121,23 @@ class Hdf5Output:
                 thing.locked = True
             raise
 
-    def do(self, address: str, work: Callable[..., None], *arguments: object) -> None:
-        """HDF5's work on the file, in a thread that is gone afterwards: processes can be forked then.
+    def do(self, blamed: str, work: Callable[..., None], *arguments: object) -> None:
+        """HDF5's work on the file, in a thread that is gone once it is closed: processes can be forked then.
 
         Python handles signals in the main thread only. There, ^C would be raised inside _Numb, inside
         HDF5, which may crash then.
         """
-        with ThreadPoolExecutor(1, "gn-hdf5") as thread:
-            thread.submit(self._guarded, address, work, *arguments).result()
-
-    def _guarded(self, address: str, work: Callable[..., None], *arguments: object) -> None:
+        self._thread = self._thread or ThreadPoolExecutor(1, "gn-hdf5")
         try:
-            with translated(OutputError, address, "cannot be written"):
+            self._thread.submit(self._guarded, blamed, work, *arguments).result()
+        finally:
+            if self._h5 is None:
+                self._thread.shutdown()
+                self._thread = None
+
+    def _guarded(self, blamed: str, work: Callable[..., None], *arguments: object) -> None:
+        try:
+            with translated(OutputError, blamed, "cannot be written"):
                 work(*arguments)
         finally:
             if self._numb.error is not None:
@@ -142,4 +168,13 @@ class Hdf5Output:
                 self.staged.extend(size)
                 copy_all_but(file.fileno(), self.descriptor, size, left_out)
         except OSError as error:
-            raise self.staged.failure(error, "a copy of the input file") from None
+            what = "a copy of the file" if self.adding else "a copy of the input file"
+            raise self.staged.failure(error, what) from None
+
+
+def _require_hdf5(path: str) -> None:
+    """Raise AddressError or FormatError unless there is an HDF5 file at `path` that nobody writes."""
+    with address.open_file(path) as file:
+        if address.sniff(file, path) != "hdf5":
+            raise FormatError("is an .npy, which holds one tensor; give an HDF5 file", address=path)
+    hdf5_safety.open_file(path).close()

@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 
 from gncli.errors import AddressError, FormatError
+from gncli.tensors import kept
+from gncli.tensors.address import identity
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.words import as_size
 
@@ -26,18 +28,25 @@ while h5py.h5pl.size():  # HDF5 would load filters, as machine code, from wherev
 
 
 class ReadFile(h5py.File):  # type: ignore[misc]  # h5py has no types
-    """An HDF5 file that is open for reading. Closing it closes what `lookup` opened in other files, too."""
+    """An HDF5 file that is open for reading, perhaps for several readers one after another.
+
+    Closing it closes what `lookup` opened in other files, too.
+    """
 
     def __init__(self, path: str) -> None:
         super().__init__(path, "r")
         self.foreign: list[Any] = []
 
     def close(self) -> None:
-        """Close the file and every object of it, so that an exception that still holds one does no harm."""
+        """Close the file, unless it is kept open for others, and then every object of it.
+
+        An exception that still holds one of them does no harm then.
+        """
         for thing in self.foreign:
             thing.close()
         self.foreign.clear()
-        super().close()
+        if not kept.give_back(self):
+            super().close()
 
 
 class Dataset(h5py.Dataset):  # type: ignore[misc]  # h5py has no types
@@ -69,7 +78,15 @@ def open_file(path: str, shown: str | None = None) -> ReadFile:
 
     Raises AddressError where it is locked, FormatError where it is broken.
     """
-    shown = shown or path
+    file: ReadFile | None = kept.borrow(path)
+    if file is None:
+        before = identity(path)
+        file = _open(path, shown or path)
+        kept.keep(path, before, file)
+    return file
+
+
+def _open(path: str, shown: str) -> ReadFile:
     unlocked = "or set HDF5_USE_FILE_LOCKING=FALSE to read it all the same"
     try:
         return ReadFile(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,68 +15,39 @@ from numpy.typing import NDArray
 
 from gncli.errors import AddressError, OutputError
 from gncli.layout import Run
+from gncli.tensors.address import name_in_hdf5, split
 from gncli.tensors.hdf5 import Hdf5Source, open_dataset, select
 from gncli.tensors.hdf5_cf import mark_missing, remove_outdated
-from gncli.tensors.hdf5_chunks import ChunkPacker, ChunkWriter, Coding, raw
-from gncli.tensors.hdf5_datasets import contiguous, create, like, make_way, replace, space_of, takes_values
+from gncli.tensors.hdf5_chunks import ChunkWriter, raw
+from gncli.tensors.hdf5_datasets import (
+    contiguous,
+    create,
+    like,
+    space_of,
+    standing,
+    takes_values,
+    write_attributes,
+)
 from gncli.tensors.hdf5_grid import hyperslabs
 from gncli.tensors.hdf5_output import Hdf5Output
-from gncli.tensors.hdf5_places import Places, places, write_places
+from gncli.tensors.hdf5_part import Hdf5Part
+from gncli.tensors.hdf5_places import places
 from gncli.tensors.hdf5_safety import link_name, lookup
-from gncli.tensors.staging import Joined
+from gncli.tensors.permissions import mode_for
 
 if TYPE_CHECKING:
     from gncli.tensors import Source
 
 PREFIX = "gn_"  # of the attributes that tell what was done
-
-
-class Hdf5Part:
-    """An Hdf5Sink in another process: what writes in place, or packs for the one that writes."""
-
-    def __init__(
-        self,
-        address: str,
-        staged: Joined | None,
-        stored: np.dtype[Any],
-        places: Places | None,
-        coding: Coding | None,
-    ) -> None:
-        self.address = address
-        self.positioned = places is not None
-        self._staged, self._stored, self._places = staged, stored, places
-        self._packer: ChunkPacker | None = ChunkPacker(coding) if coding else None
-
-    def reserve(self) -> None:
-        """Take the space of values that are written by position; that of chunks is not known before."""
-        if self._staged:
-            self._staged.reserve(os.fstat(self._staged.file.fileno()).st_size)
-
-    def target(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
-        """Where the runs' values are to be put for `write`."""
-        return buffer[: sum(count for _, count in runs)]
-
-    def pack(self, runs: Sequence[Run], values: NDArray[Any]) -> Any:
-        """What `write` takes, where the caller is to write."""
-        return self._packer.pack(runs, values) if self._packer else values.copy()
-
-    def write(self, runs: Sequence[Run], values: Any) -> None:
-        """Write the runs' elements, one after another, where they belong."""
-        if self._staged is None or self._places is None:
-            raise OutputError("is written elsewhere", address=self.address)
-        try:
-            write_places(
-                self._staged.file.fileno(), self._places, runs, np.ascontiguousarray(values, self._stored)
-            )
-        except OSError as error:
-            raise self._staged.failure(error) from None
+MAX = sys.maxsize
+LARGE = 16 << 20  # bytes of a dataset that other processes may write: HDF5 lets go of the file before
 
 
 class Hdf5Sink(Hdf5Part):
     """The dataset `name` of an output; without `name`, as `source` is called. Raises OutputError.
 
-    From an HDF5 source the file is a copy of its file, all else kept. `alone`: no other dataset of the
-    output will be written; committed and discarded as one.
+    Where the output is a copy of a file, all else of it is kept. `alone`: no other dataset of the output
+    will be written; it is committed and discarded with this one.
     """
 
     def __init__(
@@ -91,6 +63,7 @@ class Hdf5Sink(Hdf5Part):
     ) -> None:
         self._output, self._alone = output, alone
         self._dtype = dtype.newbyteorder("=")
+        self._large = alone or math.prod(source.shape) * dtype.itemsize >= LARGE
         self._fortran = source.fortran
         self._shape = source.shape
         self._name = name = name or _own_name(source)
@@ -103,6 +76,11 @@ class Hdf5Sink(Hdf5Part):
     def __reduce__(self) -> tuple[type[Hdf5Part], tuple[Any, ...]]:
         coding = self._chunks.coding if self._chunks else None
         return Hdf5Part, (self.address, self._staged, self._stored, self._places, coding)
+
+    def reserve(self) -> None:
+        """Take the space of a large dataset."""
+        if self._large:
+            super().reserve()
 
     def write(self, runs: Sequence[Run], values: Any) -> None:
         """Write `values`, the runs' elements one after another, or what `pack` made of them."""
@@ -118,7 +96,8 @@ class Hdf5Sink(Hdf5Part):
         self._do(lambda: mark_missing(self._output.open()[self._name]))
 
     def commit(self) -> None:
-        self._do(self._close)
+        if self._dataset is not None or self._large:
+            self._do(self._close)
         if self._alone:
             self._output.commit()
 
@@ -131,16 +110,16 @@ class Hdf5Sink(Hdf5Part):
 
     def _open(self, name: str, source: Source, force: bool, attributes: Mapping[str, object]) -> None:
         file = self._output.open()
-        dataset = self._create(file, name, source, force)
+        dataset, made = self._create(file, name, source, force)
         remove_outdated(dataset)
         _describe(dataset, attributes)
-        file.flush()
         self._stored = dataset.dtype
         self._chunks: ChunkWriter | None = None
         self._dataset: Any = None
         self._places = None
         if not self._fortran:  # HDF5 knows only C order
-            self._places = places(dataset, os.fstat(self._output.descriptor).st_size)
+            # HDF5 makes the file as long as it has to be when it is flushed.
+            self._places = places(dataset, MAX if made else os.fstat(self._output.descriptor).st_size)
         if self._places or not dataset.chunks or not isinstance(source, Hdf5Source):
             self._dataset = dataset
         elif source.raw and (found := raw(dataset, new=True)):
@@ -151,11 +130,12 @@ class Hdf5Sink(Hdf5Part):
             path = h5py.h5i.get_name(dataset.id)
             del dataset  # an object that is open already would keep its first cache
             self._dataset = open_dataset(file, path, source.sink_share, chunk_bytes)
-        if self._places:
+        if self._places and self._large:
             self._close()
 
     def _close(self) -> None:
-        self._output.close()  # before the dataset is freed: a finalizer would keep to itself that it failed
+        if self._large:
+            self._output.close()  # before the dataset is freed: a finalizer would only print that it failed
         self._dataset = self._chunks = None
 
     def _write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
@@ -172,25 +152,49 @@ class Hdf5Sink(Hdf5Part):
         in_memory, in_file = select(self._dataset, offset, values.shape)
         self._dataset.id.write(in_memory, in_file, np.ascontiguousarray(values).reshape(-1))
 
-    def _create(self, file: h5py.File, name: str, source: Source, force: bool) -> h5py.Dataset:
-        if not isinstance(source, Hdf5Source):
-            dataset = create(file, space_of(source.shape), self._dtype, contiguous())
-            file[link_name(name)] = dataset
-            return dataset
-        old = lookup(file, source.name)
-        if name != source.name:
-            make_way(file, name, force, self.address)
-            file[link_name(name)] = dataset = like(old, self._dtype)
-        elif old.dtype.newbyteorder("=") == self._dtype and takes_values(old):
-            dataset = old
+    def _create(self, file: h5py.File, name: str, source: Source, force: bool) -> tuple[h5py.Dataset, bool]:
+        """The dataset to be written, and whether it is a new one."""
+        old = None
+        if isinstance(source, Hdf5Source):
+            at_home = self._output.origin == os.path.realpath(source.path)
+            old = lookup(file, source.name) if at_home else source.dataset
+            if at_home and name == source.name:
+                self._require_force(force or not self._output.adding)
+                return self._in_place(file, old)
+        stands = standing(file, name, self.address)
+        self._require_force(force or not stands)
+        if isinstance(stands, h5py.Dataset) and self._output.replacements.leads_to(stands):
+            dataset = self._make(file, old)
+            self._output.replacements.replace(stands, dataset)
+            return dataset, True
+        if stands:
+            del file[link_name(name)]
+        if isinstance(stands, h5py.Dataset):
+            stands.id.close()  # HDF5 frees its space now, which is used again
+        file[link_name(name)] = dataset = self._make(file, old)
+        return dataset, True
+
+    def _require_force(self, allowed: bool) -> None:
+        if not allowed:
+            where = "exists" if self._output.adding else "is in the input file already"
+            raise OutputError(f"{where}; use --force to overwrite it", address=self.address)
+
+    def _make(self, file: h5py.File, old: h5py.Dataset | None) -> h5py.Dataset:
+        if old is None:
+            return create(file, space_of(self._shape), self._dtype, contiguous())
+        return like(file, old, self._dtype)
+
+    def _in_place(self, file: h5py.File, old: h5py.Dataset) -> tuple[h5py.Dataset, bool]:
+        """The dataset of the copy that the source is of the input, or one that replaces it."""
+        if old.dtype.newbyteorder("=") == self._dtype and takes_values(old):
             if old.chunks and old.size and not places(old, os.fstat(self._output.descriptor).st_size):
                 _empty(old)
-        else:
-            if old.chunks and old.size:
-                _empty(old)
-            dataset = like(old, self._dtype)
-            replace(file, old, dataset, self._output.bonds)
-        return dataset
+            return old, False
+        if old.chunks and old.size:
+            _empty(old)
+        dataset = self._make(file, old)
+        self._output.replacements.replace(old, dataset)
+        return dataset, True
 
 
 def sink_alone(
@@ -202,9 +206,8 @@ def sink_alone(
     force: bool,
     attributes: Mapping[str, object],
 ) -> Hdf5Sink:
-    """The one sink of a new file at `path`."""
-    own = name in (None, _own_name(source))
-    output = Hdf5Output(path, _origin(source), _replaced(source) if own else (), force=force)
+    """The one sink of a new file at `path`, or of one that stands there if `name` is given."""
+    output = _output(path, [(name, source)], force)
     try:
         return Hdf5Sink(output, name, source, dtype, force=force, attributes=attributes)
     except BaseException:
@@ -213,11 +216,14 @@ def sink_alone(
 
 
 @contextmanager
-def joint_output(path: str, sources: Sequence[Source], *, force: bool) -> Iterator[Callable[..., Hdf5Sink]]:
-    """Gives an `open_sink` whose sinks are datasets of one new file, which stands if all goes well."""
-    (origin,) = {_origin(source) for source in sources}
-    left_out = [place for source in sources for place in _replaced(source)]
-    output = Hdf5Output(path, origin, left_out, force=force)
+def joint_output(
+    path: str, wanted: Sequence[tuple[str | None, Source]], *, force: bool
+) -> Iterator[Callable[..., Hdf5Sink]]:
+    """Gives an `open_sink` whose sinks are datasets of one file, which stands if all goes well.
+
+    `wanted`: the name of each dataset in the file, or None, and the source that it is made of.
+    """
+    output = _output(path, wanted, force)
 
     def open_sink(
         target: str,
@@ -228,7 +234,8 @@ def joint_output(path: str, sources: Sequence[Source], *, force: bool) -> Iterat
         attributes: Mapping[str, object],
         in_order: bool,
     ) -> Hdf5Sink:
-        return Hdf5Sink(output, None, source, dtype, force=force, attributes=attributes, alone=False)
+        name = split(target)[1]
+        return Hdf5Sink(output, name, source, dtype, force=force, attributes=attributes, alone=False)
 
     try:
         yield open_sink
@@ -237,8 +244,25 @@ def joint_output(path: str, sources: Sequence[Source], *, force: bool) -> Iterat
         output.discard()
 
 
+def _output(path: str, wanted: Sequence[tuple[str | None, Source]], force: bool) -> Hdf5Output:
+    """The output that holds all `wanted` datasets, and what else the file holds that it is a copy of.
+
+    That is the file at `path`, if names are given and it exists; else the sources' file, if they have one.
+    """
+    mode = mode_for(source.address for _, source in wanted)
+    adding = os.path.exists(path) and all(name is not None for name, _ in wanted)
+    origins = {path} if adding else {_origin(source) for _, source in wanted}
+    origin = origins.pop() if len(origins) == 1 else None
+    left_out = []
+    for name, source in wanted:
+        at_home = isinstance(source, Hdf5Source) and origin and os.path.samefile(origin, source.path)
+        if at_home and name in (None, _own_name(source)):
+            left_out += _replaced(source)
+    return Hdf5Output(path, origin, left_out, force=force, mode=mode, adding=adding)
+
+
 def _origin(source: Source) -> str | None:
-    """The file that the output is to be a copy of. Raises AddressError for one by an external link."""
+    """The file that a new output is to be a copy of. Raises AddressError for one by an external link."""
     if not isinstance(source, Hdf5Source):
         return None
     if source.home != source.path:
@@ -257,10 +281,8 @@ def _replaced(source: Source) -> list[tuple[int, int]]:
 
 
 def _own_name(source: Source) -> str:
-    if isinstance(source, Hdf5Source):
-        return source.name
-    stem = os.path.splitext(os.path.basename(source.address))[0]
-    return "/" + (stem.strip("-.") or "tensor")
+    """The path in an HDF5 file of what becomes of the source."""
+    return source.name if isinstance(source, Hdf5Source) else name_in_hdf5(source.address)
 
 
 def _empty(dataset: h5py.Dataset) -> None:
@@ -271,15 +293,8 @@ def _empty(dataset: h5py.Dataset) -> None:
 
 
 def _describe(dataset: h5py.Dataset, attributes: Mapping[str, object]) -> None:
-    for key in [key for key in dataset.attrs if isinstance(key, str) and key.startswith(PREFIX)]:
-        del dataset.attrs[key]  # of an earlier run, which this one's would be mixed with
-    for key, value in attributes.items():
-        if value is not None:
-            dataset.attrs[key if key.startswith(PREFIX) else PREFIX + key] = _storable(value)
-
-
-def _storable(value: object) -> object:
-    """Text as UTF-8 has it: a file's name need not be that."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return value
+    if h5py.h5a.get_num_attrs(dataset.id):
+        for key in [key for key in dataset.attrs if isinstance(key, str) and key.startswith(PREFIX)]:
+            del dataset.attrs[key]  # of an earlier run, which this one's would be mixed with
+    named = {key if key.startswith(PREFIX) else PREFIX + key: value for key, value in attributes.items()}
+    write_attributes(dataset, {key: value for key, value in named.items() if value is not None})

@@ -16,6 +16,7 @@ from gncli.errors import AddressError, FormatError
 from gncli.layout import Run
 from gncli.tensors.address import NPY_MAGIC, open_file, pasted, split
 from gncli.tensors.npy_header import Header, header_bytes, read_header
+from gncli.tensors.permissions import DEFAULT_MODE
 from gncli.tensors.positioned import POSITIONED, drain, fill
 from gncli.tensors.staging import Joined, Staged
 
@@ -136,12 +137,19 @@ class NpySink(NpyPart):
     """A new .npy file, version 1.0, as np.save writes it, in the order of axes of `fortran`."""
 
     def __init__(
-        self, target: str, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool, *, force: bool
+        self,
+        target: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        fortran: bool,
+        *,
+        force: bool,
+        mode: int = DEFAULT_MODE,
     ) -> None:
         dtype = dtype.newbyteorder("=")
         header = header_bytes(shape, dtype, fortran)
         nbytes = len(header) + math.prod(shape) * dtype.itemsize
-        self._whole = Staged(target, force=force)
+        self._whole = Staged(target, force=force, mode=mode)
         super().__init__(target, self._whole, len(header), nbytes, dtype)
         try:
             self._whole.extend(nbytes)

@@ -7,12 +7,14 @@ import ctypes
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from io import FileIO
 
 from gncli.errors import OutputError
 from gncli.leavings import clear_later, is_cleared
-from gncli.tensors.address import reason
+from gncli.tensors.address import identity, reason
+from gncli.tensors.permissions import DEFAULT_MODE, permit
 
 NAME_MAX = 255  # bytes, on every file system in common use
 _TMPFS = 0x01021994
@@ -58,25 +60,39 @@ class Staged(Joined):
 
     A symlink is written through: what it points to is replaced and the link stays. Raises
     OutputError, before anything is written, where the target cannot come to stand.
+    `mode` is as in open(2), for a new file. A file that replaces another one gets its permissions.
+    `replacing` is the `identity` of a file that is replaced without `force`, unless it changes before.
     """
 
-    def __init__(self, target: str, *, force: bool) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        force: bool,
+        mode: int = DEFAULT_MODE,
+        replacing: tuple[int, ...] | None = None,
+    ) -> None:
         if "\0" in target:
             raise OutputError("not a file name: it holds a NUL", address=target)
         self.target = target
-        self._force = force
+        self._force = force or replacing is not None
+        self._replacing = replacing
         self._final = os.path.realpath(target)
         self._folder = os.path.dirname(self._final)
-        _check_target(target, self._final, force)
+        _check_target(target, self._final, self._force)
         remove_left(target)
+        old = self._replaced()
         try:
-            self.path, self.file = _create(_start(self._final))
+            self.path, self.file = _create(_start(self._final), mode if old is None else old.st_mode)
         except FileNotFoundError:
             folder = self._folder if os.path.islink(target) else os.path.dirname(target)
             raise OutputError(f"there is no folder '{folder}'; make it first", address=target) from None
         except OSError as error:
             raise OutputError(f"cannot write there: {reason(error)}", address=target) from None
         self._standing = True  # the temporary is there, to be renamed or removed
+        self._mode = stat.S_IMODE(os.fstat(self.file.fileno()).st_mode)  # with the umask, or the folder's ACL
+        if self._mode & 0o600 != 0o600 and hasattr(os, "fchmod"):  # workers open it by its name
+            os.fchmod(self.file.fileno(), self._mode | 0o600)
 
     def extend(self, nbytes: int) -> None:
         """Make it `nbytes` long, if the disk has that much to give."""
@@ -91,9 +107,12 @@ class Staged(Joined):
     def commit(self) -> None:
         """Flush to disk, take the target's name, flush the folder. Discards where that fails."""
         try:
+            permit(self.file.fileno(), self._mode, self._replaced())
             os.fsync(self.file.fileno())
             self.file.close()
-            if self._force:
+            if self._replacing is not None:
+                self._rename_over_unchanged()
+            elif self._force:
                 os.replace(self.path, self._final)
             else:
                 self._rename_to_nothing()
@@ -114,6 +133,22 @@ class Staged(Joined):
     def _gone(self) -> None:
         self._standing = False
         is_cleared(self.path)
+
+    def _replaced(self) -> os.stat_result | None:
+        """The status of the file that is replaced, if there is one."""
+        try:
+            return os.lstat(self._final) if self._force else None
+        except OSError:
+            return None
+
+    def _rename_over_unchanged(self) -> None:
+        """Replace the file that this one was made from. Processes that do so wait for one another."""
+        with _locked(self._folder):
+            if identity(self._final) != self._replacing:
+                self.discard()
+                hint = "was changed by another process in the meantime; try again"
+                raise OutputError(hint, address=self.target)
+            os.replace(self.path, self._final)
 
     def _rename_to_nothing(self) -> None:
         # rename(2) replaces whatever has appeared since the check; link(2) refuses to.
@@ -160,13 +195,30 @@ def _start(final: str) -> str:
     return os.path.join(folder, f".{stem}.gn-")
 
 
-def _create(start: str) -> tuple[str, FileIO]:
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Hold a lock on the folder, where the file system has locks."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+def _create(start: str, mode: int) -> tuple[str, FileIO]:
     """A new file of a name that begins with `start`, locked: as long as it is, somebody writes it."""
+
+    def opener(path: str, flags: int) -> int:
+        return os.open(path, flags, mode & 0o777)
+
     while True:
         path = f"{start}{os.urandom(4).hex()}.tmp"
         clear_later(path, partial(os.unlink, path))
         try:
-            file = FileIO(path, "x+b")  # O_EXCL, mode 0o666 less the umask
+            file = FileIO(path, "x+b", opener=opener)
         except OSError:
             is_cleared(path)
             raise

@@ -152,8 +152,7 @@ class SpooledSink(NpySink):
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], fortran: bool) -> None:
         self._out = standard_output()
         name = os.path.join(spool_folder(), f"gn-{os.urandom(4).hex()}.npy")
-        super().__init__(name, shape, dtype, fortran, force=False)
-        os.fchmod(self._staged.file.fileno(), 0o600)  # others may look into the folder
+        super().__init__(name, shape, dtype, fortran, force=False, mode=0o600)  # others see the folder
         self.address = "-"
         if self._nbytes >= LARGE:
             tell_of_spool("-")
