@@ -22,7 +22,8 @@ from gncli.progress import Progress
 from gncli.recipes import Floats, Recipe, structures
 from gncli.sampling import Sample
 from gncli.screen import Affine, Screen, count_tied, ranked
-from gncli.tensors import Source, open_seekable, open_source
+from gncli.tensors import Source, more, open_seekable, open_source
+from gncli.tensors.address import unchanged
 from gncli.tensors.reordered import reordered
 
 ROUNDINGS = 64  # of the largest value: what a framework's arithmetic may be off by
@@ -54,7 +55,9 @@ class Candidate:
 
 def identify_files(x: str, y: str, question: Question) -> dict[str, object]:
     """The record: candidates, best first, and what there is to say of them. Raises GnError."""
-    with ExitStack() as stack, np.errstate(all="ignore"):  # of recipes tried, most make no sense
+    files = [given for given in (x, y, question.gamma, question.beta) if isinstance(given, str)]
+    # Of the recipes that are tried, most make no sense, and numpy would warn.
+    with unchanged(*files), ExitStack() as stack, np.errstate(all="ignore"):
 
         def opened(address: str) -> Source:
             source = open_seekable(address, external=question.allow_external)
@@ -65,6 +68,10 @@ def identify_files(x: str, y: str, question: Question) -> dict[str, object]:
             return source
 
         sources = opened(x), opened(y)
+        for address in (x, y):
+            if more(address):
+                message = "holds more than one array; gn identify takes one of each"
+                raise FormatError(message, address=address)
         try:
             found, screen, tied = _search(*sources, _words(*sources, y, question), question, stack)
         except GnError as error:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli.errors import AddressError, BudgetError, FormatError
-from gncli.layout import Run
+from gncli.layout import Box, Run
 from gncli.tensors.hdf5_chunks import ChunkReader, raw
 from gncli.tensors.hdf5_errors import translated
 from gncli.tensors.hdf5_filters import require_filters
@@ -35,6 +35,7 @@ class Hdf5Source:
     """
 
     fortran = False
+    _dtype_of = staticmethod(numeric_dtype)
 
     def __init__(self, path: str, name: str, *, external: bool = False, force: bool = False) -> None:
         self.path, self.name, self.external = path, name, external
@@ -51,7 +52,7 @@ class Hdf5Source:
         dataset = lookup(self._file, self.name, external=self.external)
         if dataset is None:
             raise AddressError("is not there any more", address=self.address)
-        self.dtype: np.dtype[Any] = numeric_dtype(dataset, self.address)
+        self.dtype: np.dtype[Any] = self._dtype_of(dataset, self.address)
         require_own(dataset, self.address, external=self.external)
         self.dataset = dataset
         self.shape: tuple[int, ...] = dataset.shape
@@ -113,10 +114,36 @@ class Hdf5Source:
             values = self._chunks.read(runs, buffer)
         else:
             values = self._read(runs, buffer)
+        self._check_state()
+        return values
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """The shape of what has to be decoded as a whole; None where elements are read one by one."""
+        chunks: tuple[int, ...] | None = None if self.places or not self.dataset.size else self.dataset.chunks
+        return chunks
+
+    def keep(self, nbytes: int) -> None:
+        """Keep up to so many bytes of decoded chunks for the reads to come, and one in any case."""
+        if self.chunks:
+            self._keep(nbytes, math.prod(self.chunks) * self.dtype.itemsize)
+
+    def read_box(self, box: Box, buffer: NDArray[Any]) -> NDArray[Any]:
+        """The elements of a box in C order, in the front of `buffer`. From any thread."""
+        offset = tuple(start for start, _ in box)
+        extent = tuple(stop - start for start, stop in box)
+        values = buffer[: math.prod(extent)]
+        if self._chunks:
+            self._chunks.read_box(offset, extent, values)
+        else:
+            self._read_box(offset, extent, values)
+        self._check_state()
+        return values
+
+    def _check_state(self) -> None:
         if _state(self._descriptor) != self._state:
             message = "changed while it was read; try again when nobody writes it"
             raise FormatError(message, address=self.address)
-        return values
 
     def _read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         done = 0
@@ -144,16 +171,20 @@ class Hdf5Source:
         self._file.close()
 
     def __reduce__(self) -> tuple[Callable[..., Hdf5Source], tuple[Any, ...]]:
-        return _open_again, (os.path.abspath(self.path), self.name, self.external, self.address, self._state)
+        state = self._state[:2]  # a copy of the file on another machine has a time of its own
+        path = os.path.abspath(self.path)
+        return _open_again, (type(self), path, self.name, self.external, self.address, state)
 
 
-def _open_again(path: str, name: str, external: bool, address: str, state: tuple[int, int]) -> Hdf5Source:
+def _open_again(
+    kind: type[Hdf5Source], path: str, name: str, external: bool, address: str, state: tuple[int, int]
+) -> Hdf5Source:
     """In another process, perhaps on another machine. Raises AddressError unless it is the same file."""
     if not os.path.isfile(path):
         raise AddressError(f"{path}: no such file", address=address)
-    source = Hdf5Source(path, name, external=external, force=True)
+    source = kind(path, name, external=external, force=True)
     source.address = address
-    if source._state != state:
+    if source._state[:2] != state:
         source.close()
         message = f"{path} has another size or time of change than the file that was meant"
         raise AddressError(message, address=address)
@@ -181,7 +212,7 @@ def open_dataset(file: h5py.File, name: bytes, nbytes: int, chunk_bytes: int) ->
     return h5py.Dataset(h5py.h5d.open(file.id, name, access))
 
 
-def _state(descriptor: int) -> tuple[int, int]:
-    """What changes when a file is written: its size and its time."""
+def _state(descriptor: int) -> tuple[int, int, int]:
+    """What changes when a file is written: its size and its times, of which no program sets the second."""
     status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -31,7 +31,7 @@ def find(path: str, pattern: str | None, *, external: bool = False) -> Found:
         seen = set()
         found: Found = []
         for name, dataset in everything:
-            if (pattern is None or _matches(name, pattern)) and (dataset is None or dataset not in seen):
+            if (pattern is None or matches(name, pattern)) and (dataset is None or dataset not in seen):
                 seen.add(dataset)
                 if dataset is None:
                     found.append((name, None))
@@ -130,7 +130,7 @@ def _shape_at(path: str, name: str, thing: Any, external: bool) -> tuple[int, ..
     raise AddressError(message, address=address)
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
     """As in a shell: `*` stays within one part of the path, `**` stands for any number of them."""
 
     def match(parts: list[str], patterns: list[str]) -> bool:

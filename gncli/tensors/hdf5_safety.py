@@ -178,7 +178,7 @@ def _beside(dataset: h5py.Dataset, path: str) -> str | None:
 
 def require_stored(dataset: h5py.Dataset, address: str) -> None:
     """Raise FormatError where the file is too small for what the dataset declares to hold."""
-    declared = math.prod(dataset.shape) * dataset.dtype.itemsize
+    declared = math.prod(dataset.shape) * dataset.id.get_type().get_size()
     stored = _stored(dataset)
     if declared > WORTH_A_DOUBT and declared > LIKELY * stored:
         message = f"declares {_binary(declared)}, stores {as_size(stored)}"
@@ -189,7 +189,7 @@ def _stored(dataset: h5py.Dataset) -> int:
     """Bytes that the file has of the dataset's values, or at most has: they may be said to overlap."""
     settings = dataset.id.get_create_plist()
     if settings.get_external_count():
-        declared: int = math.prod(dataset.shape) * dataset.dtype.itemsize
+        declared: int = math.prod(dataset.shape) * dataset.id.get_type().get_size()
         return declared  # require_own has looked
     if settings.get_layout() != h5py.h5d.VIRTUAL:
         size: int = dataset.id.get_storage_size()

@@ -40,6 +40,8 @@ _ENTRY = re.compile(
 _STRUCTURED = re.compile(r"""['"]descr['"]\s*:\s*[\[(]""", re.ASCII)
 _DESCR = re.compile(r"[<>|=]?(?:O|[biufcmMSUV]\d{1,9}(?:\[\w{1,9}\])?)", re.ASCII)
 
+Check = Callable[[np.dtype[Any], str], None]
+
 
 @dataclass(frozen=True)
 class Header:
@@ -57,14 +59,17 @@ class NpySource:
         """Forked processes share the file's one position."""
         return POSITIONED
 
-    def __init__(self, address: str, file: io.FileIO, path: str | None = None) -> None:
+    def __init__(
+        self, address: str, file: io.FileIO, path: str | None = None, *, check: Check = require_numeric
+    ) -> None:
         self.address = address
         self._file = file
+        self._check = check
         self._path = path or split(address)[0]
         self._lock = threading.Lock()
         try:
             file.seek(0)
-            header = read_header(file.read, address)
+            header = read_header(file.read, address, check)
             _check_size(header, os.fstat(file.fileno()).st_size - header.offset, address)
         except BaseException:
             file.close()
@@ -91,7 +96,8 @@ class NpySource:
 
     def __reduce__(self) -> tuple[Callable[..., NpySource], tuple[Any, ...]]:
         held = os.fstat(self._file.fileno())
-        return _open_again, (self.address, os.path.abspath(self._path), held.st_size, held.st_mtime_ns)
+        state = held.st_size, held.st_mtime_ns
+        return _open_again, (self.address, os.path.abspath(self._path), *state, self._check)
 
     def _read_once(self, view: memoryview, offset: int) -> int:
         if POSITIONED:
@@ -101,7 +107,7 @@ class NpySource:
             return self._file.readinto(view)
 
 
-def _open_again(address: str, path: str, size: int, mtime_ns: int) -> NpySource:
+def _open_again(address: str, path: str, size: int, mtime_ns: int, check: Check) -> NpySource:
     """In another process, perhaps on another machine. Raises AddressError unless it is the same file."""
     file = open_file(path)
     held = os.fstat(file.fileno())
@@ -109,7 +115,7 @@ def _open_again(address: str, path: str, size: int, mtime_ns: int) -> NpySource:
         file.close()
         message = f"{path} has {held.st_size} bytes and another time of change than the file of {size} bytes"
         raise AddressError(message, address=address)
-    return NpySource(address, file, path)
+    return NpySource(address, file, path, check=check)
 
 
 class NpyPart:
@@ -186,9 +192,10 @@ class NpySink(NpyPart):
         self._whole.discard()
 
 
-def read_header(read: Callable[[int], bytes], address: str) -> Header:
+def read_header(read: Callable[[int], bytes], address: str, check: Check = require_numeric) -> Header:
     """The header at the front of what `read(count)` gives; it gives fewer bytes only at the end.
 
+    `check` raises FormatError for a dtype that the caller cannot take.
     Nothing of a size that the header claims is allocated. Raises FormatError.
     """
     start = read(8)
@@ -208,6 +215,7 @@ def read_header(read: Callable[[int], bytes], address: str) -> Header:
         message = f"is cut off in its header, at {held} of {offset} bytes; write it again"
         raise FormatError(message, address=address)
     shape, dtype, fortran = _parse(body.decode("utf-8" if major == 3 else "latin-1", "replace"), address)
+    check(dtype, address)
     # numpy counts in int64, and leaves out the zeros when it checks that the product fits.
     if len(shape) > MAX_RANK or math.prod(filter(None, shape)) * dtype.itemsize >= 2**63:
         raise FormatError(f"declares an absurd shape, {shape}", address=address)
@@ -244,7 +252,6 @@ def _parse_dtype(descr: str, address: str) -> np.dtype[Any]:
         dtype = None
     if dtype is None:
         raise FormatError(f"has a dtype that gn does not know: {descr!a}", address=address)
-    require_numeric(dtype, address)
     return dtype
 
 
