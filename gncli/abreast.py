@@ -23,7 +23,8 @@ Values: TypeAlias = NDArray[Any]
 Places: TypeAlias = NDArray[np.int64]
 Result = TypeVar("Result")
 
-CHUNK = 1 << 17  # elements: a few arrays of float64 of it stay in the caches
+CHUNK = 1 << 17  # elements that are read at once, at least
+PIECE = 1 << 15  # elements that are worked on at once: a few arrays of float64 of it stay in the caches
 TOGETHER = 256  # pieces of a task on a cluster
 POINTS = 2048  # elements of a sample
 SAMPLED = 8  # chunks that a sample is taken from, at most one in `SAMPLED_OF`
@@ -113,8 +114,8 @@ class Abreast:
 
         def task(box: Box) -> list[Result]:
             x, y = (_read(source, boxes, box) for source in (a, b))
-            parts = zip(range(0, len(x), CHUNK), split(boxes.runs(box), CHUNK), strict=True)
-            return [work(x[i : i + CHUNK], y[i : i + CHUNK], runs) for i, runs in parts]
+            parts = zip(range(0, len(x), PIECE), split(boxes.runs(box), PIECE), strict=True)
+            return [work(x[i : i + PIECE], y[i : i + PIECE], runs) for i, runs in parts]
 
         local = any(source is one for one in self._local for source in (a, b))
         cluster = None if local else self._crew.cluster
@@ -125,7 +126,7 @@ class Abreast:
         ):
             lots = repeat(1 if cluster is None else TOGETHER)
             for results in in_order(executor, task, boxes, 2 * jobs, lots):
-                watch.advance(len(results) * CHUNK * each)
+                watch.advance(len(results) * PIECE * each)
                 yield from results
 
     def _boxes(self, sources: Sequence[Source]) -> Boxes:
@@ -182,8 +183,26 @@ def some_places(source: Source) -> Places:
 
 def take(source: Source, places: Places) -> Values:
     """Return the elements at these places of the storage order."""
+    if chunks := chunks_of(source):
+        return _take_from_chunks(source, chunks, places)
     out = np.empty(len(places), source.dtype)
     one = np.empty(1, source.dtype)
     for i, place in enumerate(places.tolist()):
         out[i] = source.read([(place, 1)], one)[0]
+    return out
+
+
+def _take_from_chunks(source: Source, chunks: tuple[int, ...], places: Places) -> Values:
+    """As `take`: a read for each chunk, of the box around the elements in it."""
+    out = np.empty(len(places), source.dtype)
+    index = np.array(np.unravel_index(places, source.shape))
+    numbers = index // np.array(chunks)[:, None]
+    _, which = np.unique(numbers, axis=1, return_inverse=True)
+    for number in range(int(which.max(initial=-1)) + 1):
+        chosen = np.flatnonzero(which == number)
+        inside = index[:, chosen]
+        low, high = inside.min(1), inside.max(1) + 1
+        box = tuple(zip(low.tolist(), high.tolist(), strict=True))
+        values = source.read_box(box, np.empty(int(np.prod(high - low)), source.dtype))  # type: ignore[attr-defined]
+        out[chosen] = values[np.ravel_multi_index(tuple(inside - low[:, None]), tuple(high - low))]
     return out

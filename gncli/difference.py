@@ -131,39 +131,62 @@ def same_bits(a: Floats, b: Floats) -> bool:
 def _differences(a: Floats, b: Floats, start: int, tolerance: Tolerance) -> Differences:
     x, y = widened(a, b)
     finite = np.isfinite(x) & np.isfinite(y)
-    off = np.abs(x - y)
-    off[~finite] = 0.0
-    size = np.where(finite, np.abs(y), 0)
-    ulp = np.where(finite, ulps(a, b, x, y), 0.0)
-    vast = np.isinf(off)
-    close = off <= tolerance.atol + tolerance.rtol * size
-    near = ulp <= tolerance.max_ulp if tolerance.max_ulp is not None else off == 0
-    if vast.any():
-        close[vast] = _within(x[vast], y[vast], tolerance.rtol, tolerance.atol)
-        near[vast] |= _within(x[vast], y[vast], tolerance.rtol, 0.0)  # which needs no atol
+    if finite.all():
+        return _of_finite(a, b, x, y, start, tolerance)
     odd = ~finite & (x != y)
     if not tolerance.nan_differ:
         odd &= ~(np.isnan(x) & np.isnan(y))
-    differing = ~(close | near) | odd
-    worst = int(np.argmax(odd if odd.any() else off))
-    some = worst if odd[worst] or off[worst] > 0 else -1
+    places = np.flatnonzero(finite)
+    found = _of_finite(a[finite], b[finite], x[finite], y[finite], 0, tolerance)
+    worst = int(np.argmax(odd)) if odd.any() else int(places[found.worst]) if found.worst >= 0 else -1
+    count = int(np.count_nonzero(odd))
+    return replace(
+        found,
+        count=a.size,
+        differing=found.differing + count,
+        odd=count,
+        worst=start + worst if worst >= 0 else -1,
+        worst_a=a[worst].item(),
+        worst_b=b[worst].item(),
+    )
+
+
+def _of_finite(a: Floats, b: Floats, x: Floats, y: Floats, start: int, tolerance: Tolerance) -> Differences:
+    """Compare finite numbers; x and y are a and b `widened`."""
+    if not a.size:
+        return Differences()
+    rtol, atol, max_ulp = tolerance.rtol, tolerance.atol, tolerance.max_ulp
+    off, size, ulp = np.abs(x - y), np.abs(y), ulps(a, b, x, y)
+    differs = off > 0
+    close = ~differs if rtol == atol == 0 else off <= atol + rtol * size
+    near = ~differs if max_ulp is None else ulp <= max_ulp
+    vast = np.isinf(off)
+    if any_vast := bool(vast.any()):
+        close[vast] = _within(x[vast], y[vast], rtol, atol)
+        near = near | (vast & _within(x, y, rtol, 0.0))  # which needs no atol
+    most, worst = float(off.max()), int(np.argmax(off))
+    most_ulp = float(ulp.max())
+    nonzero = size > 0
+    everywhere = bool(nonzero.all())
+    relative = off / size if everywhere else off[nonzero] / size[nonzero]
+    lacks = ~(close | near)
     return Differences(
         count=a.size,
-        finite=int(np.count_nonzero(finite)),
-        differing=int(np.count_nonzero(differing)),
-        odd=int(np.count_nonzero(odd)),
+        finite=a.size,
+        differing=int(np.count_nonzero(lacks)),
         vast=int(np.count_nonzero(vast)),
-        off_zero=int(np.count_nonzero((size == 0) & (off > 0))),
-        total_abs=exact_sum(off[~vast]),
-        sizes=Sizes.of(ulp[finite]),
-        max_abs=float(off.max(initial=0.0)),
-        max_rel=float((off[size > 0] / size[size > 0]).max(initial=0.0)),
-        max_ulp=float(ulp.max(initial=0.0)),
-        passing_atol=_least_atol(off[~near], size[~near], tolerance.rtol),
-        passing_ulp=float(ulp[~close].max(initial=0.0)),
-        largest_a=float(np.abs(x[finite]).max(initial=0.0)),
-        largest_b=float(size.max(initial=0.0)),
-        worst=start + some if some >= 0 else -1,
+        off_zero=0 if everywhere else int(np.count_nonzero(differs & ~nonzero)),
+        total_abs=exact_sum(off[~vast] if any_vast else off),
+        sizes=Sizes.of(ulp),
+        max_abs=most,
+        max_rel=float(relative.max(initial=0.0)),
+        max_ulp=most_ulp,
+        # With no other tolerance, the least ones are the largest differences.
+        passing_atol=most if rtol == 0 and max_ulp is None else _least_atol(off[~near], size[~near], rtol),
+        passing_ulp=most_ulp if rtol == atol == 0 else float(ulp[~close].max(initial=0.0)),
+        largest_a=float(np.abs(x).max()),
+        largest_b=float(size.max()),
+        worst=start + worst if most > 0 else -1,
         worst_a=a[worst].item(),
         worst_b=b[worst].item(),
     )
@@ -230,15 +253,22 @@ def ulps(a: Floats, b: Floats, x: Floats, y: Floats) -> Floats:
     if x.dtype.kind == "c":
         return np.maximum(ulps(a.real, b.real, x.real, y.real), ulps(a.imag, b.imag, x.imag, y.imag))
     places_a, places_b = (_places(np.ascontiguousarray(v, dtype)) for v in (a, b))
-    apart = np.where(places_a > places_b, places_a - places_b, places_b - places_a)
-    beyond = (np.isinf(a.astype(dtype)) | np.isinf(b.astype(dtype))) & (x != y)
-    distance: Floats = np.where(beyond, inf, apart.view(np.uint64).astype(np.float64))
+    apart = places_a - places_b
+    if dtype.itemsize < 8:
+        distance: Floats = np.abs(apart).astype(np.float64)
+    else:  # a difference may be beyond int64
+        sign = -(places_a < places_b).astype(np.int64)
+        distance = ((apart ^ sign) - sign).view(np.uint64).astype(np.float64)
+    if a.dtype.itemsize != dtype.itemsize or b.dtype.itemsize != dtype.itemsize:
+        beyond = (np.isinf(a.astype(dtype)) | np.isinf(b.astype(dtype))) & (x != y)
+        distance[beyond] = inf
     return distance
 
 
 def _places(values: Floats) -> NDArray[np.int64]:
     """The place of each float in the order of its type, -0 and 0 at 0. Differences may wrap to uint64."""
-    bits = values.view(f"i{values.dtype.itemsize}").astype(np.int64)
-    least = np.int64(-(2 ** (8 * values.dtype.itemsize - 1)))
-    places: NDArray[np.int64] = np.where(bits < 0, least - bits, bits)
+    bits = values.view(f"i{values.dtype.itemsize}")
+    sign = bits >> (8 * values.dtype.itemsize - 1)  # 0, or -1; without a branch, which costs more
+    magnitude = np.iinfo(bits.dtype).max
+    places: NDArray[np.int64] = ((bits ^ (sign & magnitude)) - sign).astype(np.int64)
     return places
