@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from heapq import nlargest
-from itertools import chain, repeat
-from math import inf, isnan, prod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from gncli.abreast import Abreast
 from gncli.api import DEFAULT_MEMORY
+from gncli.boxes import place_at, places_of
 from gncli.crew import Crew
-from gncli.difference import Differences, Floats, Tolerance, differences
-from gncli.errors import AddressError, GnError
-from gncli.executors import in_order, threads
-from gncli.layout import Layout, Run, channel_axis, group_count, is_interleaved, sample_axis, stretches
+from gncli.difference import Differences, Floats, Tolerance, differences, ulp_at
+from gncli.equality import ValuePair
+from gncli.errors import GnError
+from gncli.explain import confirmed, likely, reordered_axes
+from gncli.groupwise import Groups
+from gncli.layout import Run
+from gncli.matching import Match, read_alone
 from gncli.missing import count_missing
-from gncli.progress import Progress
 from gncli.stats import tensor_stats
-from gncli.tensors import Source, decoded, decoding_of, expand, open_seekable
-from gncli.tensors.address import split
+from gncli.tensors import Source, decoded, decoding_of
+from gncli.tensors.address import split, unchanged
 from gncli.tensors.pipe import stream_at
-from gncli.tensors.reordered import reordered
-from gncli.verdict import (
-    GroupStatistics,
-    Guess,
-    Places,
-    affine,
-    byte_swapped,
-    holds,
-    per_group,
-    same_up_to_rounding,
-    some_places,
-    take,
-    transposed,
-)
+from gncli.tensors.values import Values, open_any
+from gncli.verdict import Guess, holds, per_group, same_up_to_rounding
 
-Work: TypeAlias = Callable[[Floats, Floats, int], Any]  # a, b, and the place of their first elements
+Record: TypeAlias = dict[str, Any]
 
-CHUNK = 1 << 17  # elements: a few arrays of float64 of it stay in the caches
-TOGETHER = 256  # chunks of a task on a cluster
 WORST = ("worst_index", "worst_a", "worst_b")
+# The fields of every record, in order; None stands for what there is nothing to tell of.
+FIELDS = (
+    *("schema", "a", "b", "array", "equal", "compared", "shape_a", "shape_b", "dtype_a", "dtype_b"),
+    *Differences().row(),
+    *WORST,
+    *("decoded_a", "decoded_b", "verdict"),
+)
 GROUP_FIELDS = ("layout", "groups", "grouping", "one_sample", "group_differences")
-RANKED = 100  # groups of a record
-HELD = 1 << 20  # groups whose statistics may be held for a verdict
 
 
 @dataclass(frozen=True)
@@ -63,254 +55,163 @@ class Comparison:
     raw: bool = False
 
 
-def pairs(a: str, b: str, *, allow_external: bool = False) -> list[tuple[str | None, str | None]]:
-    """Which tensors are to be compared; None for what the other side lacks. Raises GnError.
-
-    One tensor with one; but of two HDF5 files, or globs, dataset by dataset of the same path.
-    """
-    sides = [expand(given, external=allow_external) for given in (a, b)]
-    files = [split(given)[1] is None and "::" in found[0] for given, found in zip((a, b), sides, strict=True)]
-    if [len(found) for found in sides] == [1, 1] and not all(files):
-        return [(sides[0][0], sides[1][0])]
-    for given, found in zip((a, b), sides, strict=True):
-        if "::" not in found[0]:
-            raise AddressError("is one tensor, the other side several; name one there", address=given)
-    first, second = ({address.rpartition("::")[2]: address for address in found} for found in sides)
-    return [(first.get(name), second.get(name)) for name in sorted({*first, *second})]
-
-
-def compare_files(a: str | None, b: str | None, options: Comparison) -> dict[str, object]:
-    """The record of two tensors; of one that has no counterpart, that. Raises GnError."""
-    head: dict[str, object] = {"schema": 1, "a": a, "b": b}
-    if a is None or b is None:
-        only = "a" if b is None else "b"
-        return head | _nothing(options, f"only in {only}")
+def compare_files(a: str, b: str, options: Comparison) -> Record:
+    """Return the record of two tensors. Raises GnError."""
     with opened(a, b, options) as pair:
-        return head | pair.record()
+        return record_of(a, b, pair.record(), options)
+
+
+def record_of(
+    a: str | None, b: str | None, found: Record, options: Comparison, array: int | None = None
+) -> Record:
+    """Return a whole record of what was `found`. `array`: which one of a pipe it is, from 0.
+
+    Every record of a run has the same fields.
+    """
+    names = FIELDS if options.groups is None else (*FIELDS, *GROUP_FIELDS)
+    fields = dict.fromkeys(names) | {"equal": False}
+    return fields | {"schema": 1, "a": a, "b": b, "array": array} | found
+
+
+def record_alone(match: Match, options: Comparison) -> Record:
+    """Return the record of a tensor that has no counterpart. Raises GnError."""
+    side, address = ("a", match.a) if match.b is None else ("b", match.b)
+    found: Record = {"verdict": f"only in {side}"}
+    if match.array is not None and address is not None:
+        source = read_alone(address, external=options.allow_external)
+        found |= {f"shape_{side}": list(source.shape), f"dtype_{side}": source.dtype.name}
+    return record_of(match.a, match.b, found, options, match.array)
 
 
 @contextmanager
-def opened(a: str, b: str, options: Comparison) -> Iterator[Pair]:
-    """Both tensors, for as long as the context lasts. Raises GnError, blamed on `a` for want of another."""
-    with ExitStack() as stack:
-        sources = []
+def opened(a: str, b: str, options: Comparison) -> Iterator[Pair | ValuePair]:
+    """Both tensors, for as long as the block lasts. Raises GnError, blamed on `a` if it names no other.
+
+    At the end of the block it is an error if one of the files has changed.
+    """
+    with unchanged(a, b), ExitStack() as stack:
+        sides = []
         for address in (a, b):
-            sources.append(open_seekable(address, external=options.allow_external, as_stored=options.raw))
-            stack.callback(sources[-1].close)
+            sides.append(open_any(address, external=options.allow_external, as_stored=options.raw))
+            stack.callback(sides[-1].close)
+        first, second = sides
         try:
             piped = any(stream_at(split(address)[0]) is not None for address in (a, b))
             Crew.refuse_pipes(options.dask, piped=piped)
-            yield Pair(sources[0], sources[1], options, stack)
+            if isinstance(first, Values) or isinstance(second, Values):
+                yield ValuePair(first, second, nan_differ=options.tolerance.nan_differ)
+            else:
+                yield Pair(first, second, options, stack)
         except GnError as error:
             raise error.at(a) from None
 
 
-def _nothing(options: Comparison, verdict: str) -> dict[str, object]:
-    """The fields of a comparison, where there is none: every record of a run has the same."""
-    names = ["equal", "shape_a", "shape_b", "dtype_a", "dtype_b", *Differences().row(), *WORST, "verdict"]
-    names += GROUP_FIELDS if options.groups is not None else ()
-    return dict.fromkeys(names) | {"equal": False, "verdict": verdict}
-
-
 class Pair:
-    """Two open tensors. They are read in one order: where theirs differ, `a` or `b` is a copy."""
+    """Two open tensors of numbers, read in one order: where theirs differ, `a` or `b` is a copy.
+
+    One that has to be decoded chunk by chunk, and is small, is held in memory.
+    """
 
     def __init__(self, a: Source, b: Source, options: Comparison, stack: ExitStack) -> None:
-        self.options, self.stack = options, stack
-        self.crew = Crew.of(options.jobs, options.memory, options.dask)
-        self.jobs = self.crew.jobs
-        self.given = a, b
-        together = a.shape == b.shape and a.fortran == b.fortran
-        self.a, self.b = (a, b) if together else (self._in_c_order(a), self._in_c_order(b))
+        self.options = options
+        self.both = Abreast(Crew.of(options.jobs, options.memory, options.dask), options.progress, stack)
+        self.given = self.a, self.b = self.both.held(a), self.both.held(b)
+        if a.shape != b.shape or a.fortran != b.fortran:
+            self.a, self.b = (self.both.in_c_order(side) for side in self.given)
 
-    def _in_c_order(self, source: Source) -> Source:
-        return self._copy(source, tuple(range(len(source.shape)))) if source.fortran else source
-
-    def _copy(self, source: Source, axes: tuple[int, ...]) -> Source:
-        copy = reordered(source, axes)
-        self.stack.callback(copy.close)
-        return copy
-
-    def record(self) -> dict[str, object]:
+    def record(self) -> Record:
         """All that is told of the pair, but for its names."""
         a, b = self.a, self.b
-        head: dict[str, object] = {"equal": False, "shape_a": list(a.shape), "shape_b": list(b.shape)}
-        head |= {"dtype_a": a.dtype.name, "dtype_b": b.dtype.name}
+        head: Record = {
+            "compared": "by value",
+            "shape_a": list(a.shape),
+            "shape_b": list(b.shape),
+            "dtype_a": a.dtype.name,
+            "dtype_b": b.dtype.name,
+        }
         if a.shape != b.shape:
-            words = self._first(transposed(a.shape, b.shape))
-            return _nothing(self.options, "; ".join(["the shapes differ", *words])) | head
-        found, missing = self._differences()
-        head |= found.row() | self._worst(found) | self._decoded(missing)
-        groups = None if self.options.groups is None else self.groups(self.options.groups)
-        verdict = ["equal within the tolerance" if found.max_abs else "equal"]
-        if found.differing:
-            verdict = ["different", *self._why(found, groups)]
-        if a.dtype.kind != b.dtype.kind:
-            head["equal"] = False
-            verdict.insert(0, f"the kinds of dtype differ, {a.dtype.name} and {b.dtype.name}")
-        return head | {"verdict": "; ".join(verdict)} | (groups.record() if groups else {})
+            words = ["the shapes differ", reordered_axes(self.both, a, b)]
+            return head | {"verdict": "; ".join(filter(None, words))}
+        guesses = likely(a, b)
+        found, right, missing = self._measured(guesses)
+        groups = self.groups(self.options.groups) if self.options.groups is not None else None
+        head |= found.row(ulp_at(max(found.largest_a, found.largest_b), a.dtype, b.dtype))
+        head |= self._worst(found) | self._decoded(missing)
+        head["verdict"] = self._verdict(found, right, groups)
+        return head | (groups.record() if groups else {})
 
-    def _differences(self) -> tuple[Differences, list[int]]:
-        """The differences, and how many values are missing in a and in b."""
+    def _measured(self, guesses: list[Guess]) -> tuple[Differences, list[Guess], list[int]]:
+        """Return the differences, which guesses hold on every element, and how many values are missing."""
         tolerance = self.options.tolerance
         masks = [decoding is not None and decoding.masks for decoding in map(decoding_of, self.given)]
 
-        def compare(a: Floats, b: Floats, start: int) -> tuple[Differences, list[int]]:
-            found = differences(a, b, start, tolerance)
-            sides = zip((a, b), masks, strict=True)
-            return found, [count_missing(side) if masked else 0 for side, masked in sides]
+        masks = [decoding is not None and decoding.masks for decoding in map(decoding_of, self.given)]
 
-        total, missing = Differences(), [0, 0]
-        for part, counts in self.each(self.a, self.b, compare):
-            total += part
+        def compare(x: Floats, y: Floats, runs: list[Run]) -> tuple[Differences, list[bool], list[int]]:
+            found = differences(x, y, 0, tolerance)
+            if found.worst >= 0:
+                found = replace(found, worst=place_at(runs, found.worst))
+            places = places_of(runs) if guesses else np.zeros(0, np.int64)
+            missing = [count_missing(side) if masked else 0 for side, masked in zip((x, y), masks, strict=True)]
+            return found, [holds(guess, x, y, places) for guess in guesses], missing
+
+        total = Differences()
+        sound = [True] * len(guesses)
+        missing = [0, 0]
+        for found, held, counts in self.both.each(self.a, self.b, compare):
+            total += found
+            sound = [one and other for one, other in zip(sound, held, strict=True)]
             missing = [count + more for count, more in zip(missing, counts, strict=True)]
-        return total, missing
+        return total, [guess for guess, good in zip(guesses, sound, strict=True) if good], missing
 
-    def _decoded(self, missing: Sequence[int]) -> dict[str, object]:
+    def _decoded(self, missing: Sequence[int | None]) -> Record:
         """How either side was decoded, if it was."""
         sides = zip("ab", self.given, missing, strict=True)
-        return {f"decoded_{name}": d for name, side, n in sides for d in decoded(side, n).values()}
+        return {f"decoded_{name}": decoded(side, count)["decoded"] for name, side, count in sides}
 
-    def _worst(self, found: Differences) -> dict[str, object]:
+    def _worst(self, found: Differences) -> Record:
         if found.worst < 0:
             return dict.fromkeys(WORST)
         order: Any = "F" if self.a.fortran else "C"
         index = [int(i) for i in np.unravel_index(found.worst, self.a.shape, order)]
-        return dict(zip(WORST, (index, found.worst_a, found.worst_b), strict=True))
+        return dict(zip(WORST, (index, *map(_shown, (found.worst_a, found.worst_b))), strict=True))
 
-    def each(self, a: Source, b: Source, work: Work) -> Iterator[Any]:
-        """What `work` makes of each piece of both, in order."""
+    def _verdict(self, found: Differences, right: list[Guess], groups: Groups | None) -> str:
+        a, b = self.a, self.b
+        if found.differing:
+            odd = f"{found.odd} differ in NaN or infinity" if found.odd else None
+            words = ["different", self._why(found, right, groups) or odd]
+        else:
+            words = ["equal within the tolerance" if found.max_abs else "equal"]
+        if a.dtype.kind != b.dtype.kind:
+            words.append(f"of two kinds of dtype, {a.dtype.name} and {b.dtype.name}")
+        if self.options.groups is not None and groups is None:
+            words.append("the statistics of groups were not compared: complex numbers have none here")
+        return "; ".join(filter(None, words))
 
-        def task(run: Run) -> Any:
-            x, y = (source.read([run], np.empty(run[1], source.dtype)) for source in (a, b))
-            return work(x, y, run[0])
-
-        size, each = prod(a.shape), a.dtype.itemsize + b.dtype.itemsize
-        label = f"{a.address} and {b.address}"
-        cluster = self.crew.cluster if (a, b) == self.given else None  # copies are of this machine
-        lots = repeat(1 if cluster is None else TOGETHER)
-        with (
-            Progress(label, size * each, self.options.progress) as watch,
-            threads(self.jobs) if cluster is None else nullcontext(cluster) as executor,
-        ):
-            for result in in_order(executor, task, stretches(size, CHUNK), 2 * self.jobs, lots):
-                watch.advance(CHUNK * each)
-                yield result
-
-    def _why(self, found: Differences, groups: Groups | None) -> list[str]:
-        """The first guess that holds, in a list; none if none does."""
+    def _why(self, found: Differences, right: list[Guess], groups: Groups | None) -> str | None:
+        """The first guess that holds, or None."""
         a, b = self.a, self.b
         if same_up_to_rounding(found, a.dtype, b.dtype):
-            return ["same up to rounding"]
-        some = self._some(None)
-        return self._first(
-            chain(
-                byte_swapped(a.dtype, b.dtype),
-                affine(*some[:2]) if not found.odd else (),
-                per_group(groups.statistics(a)) if groups and groups.held is not None else (),
-                transposed(a.shape, b.shape),
-            )
-        )
+            return "same up to rounding"
+        if right:
+            return right[0].words
+        if groups and groups.held is not None:
+            words = confirmed(self.both, a, b, per_group(groups.statistics(a)))
+            if words:
+                return words
+        return reordered_axes(self.both, a, b)
 
-    def _first(self, guesses: Iterable[Guess]) -> list[str]:
-        for guess in guesses:
-            if holds(guess, *self._some(guess.axes)) and self._confirmed(guess):
-                return [guess.words]
-        return []
-
-    def _some(self, axes: tuple[int, ...] | None) -> tuple[Floats, Floats, Places]:
-        """Some elements of both, and where they stand; of `a` transposed by `axes`, b in C order."""
-        places = some_places(prod(self.b.shape))
-        if axes is None:
-            return take(self.a, places), take(self.b, places), places
-        b = self.b
-        indices = np.unravel_index(places, [self.a.shape[axis] for axis in axes])
-        index = [indices[axes.index(axis)] for axis in range(len(axes))]
-        there = np.ravel_multi_index(index, self.a.shape, order="F" if self.a.fortran else "C")
-        here = places
-        if b.fortran:
-            here = np.ravel_multi_index(np.unravel_index(places, b.shape), b.shape, order="F")
-        return take(self.a, there), take(b, here), places
-
-    def _confirmed(self, guess: Guess) -> bool:
-        a, b = self.a, self.b
-        if guess.axes is not None:
-            a, b = self._copy(a, guess.axes), self._in_c_order(b)
-
-        def check(a: Floats, b: Floats, start: int) -> bool:
-            return holds(guess, a, b, np.arange(start, start + a.size))
-
-        return all(self.each(a, b, check))
-
-    def groups(self, chosen: dict[str, Any]) -> Groups:
-        """Their statistics, from a pass over each."""
+    def groups(self, chosen: dict[str, Any]) -> Groups | None:
+        """Their statistics, from a pass over each; None for complex numbers."""
+        if any(source.dtype.kind == "c" for source in self.given):
+            return None
         chosen = chosen | {"jobs": self.options.jobs, "memory": self.options.memory}
         chosen |= {"by": ("sample", "group"), "progress": self.options.progress, "dask": self.options.dask}
         sides = [tensor_stats(source, source.address, **chosen) for source in self.given]
         return Groups.of(zip(*sides, strict=True), self.a.shape, chosen)
 
 
-class Groups:
-    """Means and standard deviations of every group on both sides: the most different ones, ranked."""
-
-    def __init__(self, word: str, shape: tuple[int, ...], groups: int, interleaved: bool) -> None:
-        self.word, self.shape, self.groups, self.interleaved = word, shape, groups, interleaved
-        self.channel_axis, self.sample_axis = channel_axis(word, len(shape)), sample_axis(word)
-        self.ranked: list[dict[str, Any]] = []
-        samples = 1 if self.sample_axis is None else shape[self.sample_axis]
-        self.cells = samples, groups
-        self.held = np.full((4, *self.cells), np.nan) if 0 < samples * groups <= HELD else None
-
-    @classmethod
-    def of(
-        cls, rows: Iterator[tuple[dict[str, Any], ...]], shape: tuple[int, ...], chosen: dict[str, Any]
-    ) -> Groups:
-        word = Layout.parse(chosen["layout"] or "channels_first").on(shape).word
-        channels = shape[channel_axis(word, len(shape))]
-        count = group_count(channels, chosen["groups"], chosen["channels_per_group"])
-        groups = cls(word, shape, count, is_interleaved(chosen["grouping"]))
-        groups.ranked = nlargest(RANKED, map(groups._row, rows), key=_apart)
-        return groups
-
-    def _row(self, sides: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-        a, b = sides
-        values = a["mean"], b["mean"], a["std"], b["std"]
-        cell = a["sample"], a["group"]
-        if self.held is not None:
-            self.held[:, *cell] = values
-        row = dict(zip(("sample", "group", "mean_a", "mean_b", "std_a", "std_b"), cell + values, strict=True))
-        return row | {"mean_diff": values[0] - values[1], "std_diff": values[2] - values[3]}
-
-    def record(self) -> dict[str, object]:
-        grouping = "interleaved" if self.interleaved else "contiguous"
-        head = {"layout": self.word, "groups": self.groups, "grouping": grouping}
-        return head | {"one_sample": self.sample_axis is None, "group_differences": self.ranked}
-
-    def statistics(self, source: Source) -> GroupStatistics:
-        assert self.held is not None
-
-        def cell(places: Places) -> tuple[Any, Any]:
-            channel = self._along(self.channel_axis, source.fortran, places)
-            group = channel % self.groups if self.interleaved else channel // self._per_group
-            sample = self.sample_axis
-            return 0 if sample is None else self._along(sample, source.fortran, places), group
-
-        mean_a, mean_b, std_a, std_b = self.held
-        return GroupStatistics(mean_a, std_a, mean_b, std_b, cell, f"{self.word}, {self.groups} groups")
-
-    @property
-    def _per_group(self) -> int:
-        return max(1, self.shape[self.channel_axis] // self.groups)
-
-    def _along(self, axis: int, fortran: bool, places: Places) -> Places:
-        """The index on that axis of places in storage order."""
-        run = prod(self.shape[:axis] if fortran else self.shape[axis + 1 :])
-        return places // run % self.shape[axis]
-
-
-def _apart(row: dict[str, Any]) -> float:
-    """How far a group's statistics are apart; one that has them on one side only is the farthest."""
-    if isnan(row["mean_a"]) and isnan(row["mean_b"]):
-        return 0.0
-    apart = max(abs(row["mean_diff"]), abs(row["std_diff"]))
-    return inf if isnan(apart) else apart
+def _shown(value: Any) -> Any:
+    """A value as JSON has it: a complex number as its two parts."""
+    return [value.real, value.imag] if isinstance(value, complex) else value

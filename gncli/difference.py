@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import inf
+from dataclasses import dataclass, field, replace
+from math import frexp, inf, ldexp
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gncli.totals import Sizes, exact_sum, mean_of
+
 Floats: TypeAlias = NDArray[Any]
-SUMMED = ("count", "finite", "differing", "odd", "total_abs")
-MAXIMA = ("max_abs", "max_rel", "max_ulp", "passing_atol", "passing_ulp", "largest_a", "largest_b")
 Flags: TypeAlias = NDArray[np.bool_]
+
+SUMMED = ("count", "finite", "differing", "odd", "vast", "off_zero", "total_abs", "sizes")
+MAXIMA = ("max_abs", "max_rel", "max_ulp", "passing_atol", "passing_ulp", "largest_a", "largest_b")
+WORST = ("worst", "worst_a", "worst_b")
+MOST_EXCEED = 1000  # one pair in so many may be more ulps apart than `ulp_q999` says
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,21 @@ class Tolerance:
 class Differences:
     """Of `count` pairs. Maxima and totals are over those of which both are finite.
 
-    `odd` counts pairs that differ and are not both finite: no tolerance makes these equal. `passing_atol`
-    and `passing_ulp` are the least tolerances that would do, the others being as they are. `worst` is
-    the place of the first odd pair, or else of the largest |a - b|; -1 where there is no difference.
+    `odd` counts pairs that differ and are not both finite: no tolerance makes these equal. `vast` counts
+    those whose |a - b| is beyond float64, `off_zero` those where b is 0 and a is not; `max_rel` is over
+    the others. `total_abs` is in units of 2**-1074, and leaves out the vast. `passing_atol` and
+    `passing_ulp` are the least tolerances that would do, the others being as they are. `worst` is the
+    place of the first odd pair, or else of the largest |a - b|; -1 where there is no difference.
     """
 
     count: int = 0
     finite: int = 0
     differing: int = 0
     odd: int = 0
-    total_abs: float = 0.0
+    vast: int = 0
+    off_zero: int = 0
+    total_abs: int = 0
+    sizes: Sizes = field(default_factory=Sizes, compare=False)  # of the differences in ulps
     max_abs: float = 0.0
     max_rel: float = 0.0
     max_ulp: float = 0.0
@@ -50,36 +60,49 @@ class Differences:
     largest_a: float = 0.0
     largest_b: float = 0.0
     worst: int = -1
-    worst_a: float = 0.0
-    worst_b: float = 0.0
+    worst_a: Any = 0.0
+    worst_b: Any = 0.0
 
-    def __add__(self, later: object) -> Differences:
-        """Of these pairs and of those behind them."""
-        if not isinstance(later, Differences):
+    def __add__(self, other: object) -> Differences:
+        """Of these pairs and of others."""
+        if not isinstance(other, Differences):
             return NotImplemented
-        ahead = (later.odd and not self.odd) or (not self.odd and later.max_abs > self.max_abs)
-        worst = later if ahead or self.worst < 0 else self
+        worst = max(self, other, key=Differences._rank)
         return replace(
             self,
-            **{name: getattr(self, name) + getattr(later, name) for name in SUMMED},
-            **{name: max(getattr(self, name), getattr(later, name)) for name in MAXIMA},
-            **{name: getattr(worst, name) for name in ("worst", "worst_a", "worst_b")},
+            **{name: getattr(self, name) + getattr(other, name) for name in SUMMED},
+            **{name: max(getattr(self, name), getattr(other, name)) for name in MAXIMA},
+            **{name: getattr(worst, name) for name in WORST},
         )
 
-    def row(self) -> dict[str, object]:
-        """By the names of a record."""
-        spoiled = self.odd > 0
+    def _rank(self) -> tuple[bool, bool, float, int]:
+        """How bad the worst pair is; of equals the first is the worst."""
+        return self.worst >= 0, self.odd > 0, 0.0 if self.odd else self.max_abs, -self.worst
+
+    def row(self, unit: float = 0.0) -> dict[str, object]:
+        """By the names of a record. `unit`: what one ulp is at the largest magnitude, as of `ulp_at`.
+
+        Where no pair is finite on both sides, there is no measure, and those are None.
+        """
+        measured = self.finite > 0 or not self.count
+        measures = {
+            "max_abs": self.max_abs,
+            "mean_abs": inf if self.vast else mean_of(self.total_abs, self.finite),
+            "max_rel": inf if self.off_zero else self.max_rel,
+            "max_rel_elsewhere": self.max_rel,
+            "max_ulp": _whole(self.max_ulp),
+            "ulp_q999": _whole(min(self.sizes.least_above(MOST_EXCEED), self.max_ulp)),
+            "scaled_ulp": self.max_abs / unit if unit else self.max_abs,
+        }
         return {
             "equal": not self.differing,
             "count": self.count,
             "differing": self.differing,
             "share": self.differing / self.count if self.count else 0.0,
-            "max_abs": self.max_abs,
-            "mean_abs": self.total_abs / self.finite if self.finite else 0.0,
-            "max_rel": self.max_rel,
-            "max_ulp": _whole(self.max_ulp),
-            "passing_atol": None if spoiled else self.passing_atol,
-            "passing_max_ulp": None if spoiled else _whole(self.passing_ulp),
+            **{name: value if measured else None for name, value in measures.items()},
+            "differing_where_b_is_0": self.off_zero,
+            "passing_atol": None if self.odd or self.passing_atol == inf else self.passing_atol,
+            "passing_max_ulp": None if self.odd else _whole(self.passing_ulp),
             "nonfinite_differing": self.odd,
         }
 
@@ -89,53 +112,90 @@ def _whole(ulp: float) -> int | None:
 
 
 def differences(a: Floats, b: Floats, start: int, tolerance: Tolerance) -> Differences:
-    """Of two 1-D arrays of real dtypes and one length; `start` is the place of their first elements."""
+    """Compare two 1-D arrays of numbers, of one length; `start` is the place of their first elements."""
     if same_bits(a, b):
         finite = np.isfinite(a)
         if finite.all() or not (tolerance.nan_differ and np.isnan(a).any()):
-            top = float(np.abs(a[finite].astype(np.float64)).max(initial=0.0))
-            return Differences(a.size, int(np.count_nonzero(finite)), largest_a=top, largest_b=top)
+            count = int(np.count_nonzero(finite))
+            top = float(np.abs(a[finite].astype(_wide(a))).max(initial=0.0))
+            return Differences(a.size, count, sizes=Sizes.zeros(count), largest_a=top, largest_b=top)
     with np.errstate(all="ignore"):
         return _differences(a, b, start, tolerance)
 
 
 def same_bits(a: Floats, b: Floats) -> bool:
-    bits = f"u{a.dtype.itemsize}"
+    bits = f"u{min(a.dtype.itemsize, 8)}"
     return a.dtype == b.dtype and bool(np.array_equal(a.view(bits), b.view(bits)))
 
 
 def _differences(a: Floats, b: Floats, start: int, tolerance: Tolerance) -> Differences:
     x, y = widened(a, b)
     finite = np.isfinite(x) & np.isfinite(y)
-    off = np.abs(x - y)
-    off[~finite] = 0.0
-    size = np.where(finite, np.abs(y), 0)
-    ulp = np.where(finite, ulps(a, b, x, y), 0.0)
-    close = off <= tolerance.atol + tolerance.rtol * size
-    near = ulp <= tolerance.max_ulp if tolerance.max_ulp is not None else off == 0
+    if finite.all():
+        return _of_finite(a, b, x, y, start, tolerance)
     odd = ~finite & (x != y)
     if not tolerance.nan_differ:
         odd &= ~(np.isnan(x) & np.isnan(y))
-    differing = ~(close | near) | odd
-    worst = int(np.argmax(odd if odd.any() else off))
-    some = worst if odd[worst] or off[worst] > 0 else -1
-    return Differences(
-        a.size,
-        int(np.count_nonzero(finite)),
-        int(np.count_nonzero(differing)),
-        int(np.count_nonzero(odd)),
-        float(off.sum()),
-        float(off.max(initial=0.0)),
-        float((off[size > 0] / size[size > 0]).max(initial=0.0)),
-        float(ulp.max(initial=0.0)),
-        _least_atol(off[~near], size[~near], tolerance.rtol),
-        float(ulp[~close].max(initial=0.0)),
-        float(np.abs(x[finite]).max(initial=0.0)),
-        float(size.max(initial=0.0)),
-        start + some if some >= 0 else -1,
-        a[worst].item(),
-        b[worst].item(),
+    places = np.flatnonzero(finite)
+    found = _of_finite(a[finite], b[finite], x[finite], y[finite], 0, tolerance)
+    worst = int(np.argmax(odd)) if odd.any() else int(places[found.worst]) if found.worst >= 0 else -1
+    count = int(np.count_nonzero(odd))
+    return replace(
+        found,
+        count=a.size,
+        differing=found.differing + count,
+        odd=count,
+        worst=start + worst if worst >= 0 else -1,
+        worst_a=a[worst].item(),
+        worst_b=b[worst].item(),
     )
+
+
+def _of_finite(a: Floats, b: Floats, x: Floats, y: Floats, start: int, tolerance: Tolerance) -> Differences:
+    """Compare finite numbers; x and y are a and b `widened`."""
+    if not a.size:
+        return Differences()
+    rtol, atol, max_ulp = tolerance.rtol, tolerance.atol, tolerance.max_ulp
+    off, size, ulp = np.abs(x - y), np.abs(y), ulps(a, b, x, y)
+    differs = off > 0
+    close = ~differs if rtol == atol == 0 else off <= atol + rtol * size
+    near = ~differs if max_ulp is None else ulp <= max_ulp
+    vast = np.isinf(off)
+    if any_vast := bool(vast.any()):
+        close[vast] = _within(x[vast], y[vast], rtol, atol)
+        near = near | (vast & _within(x, y, rtol, 0.0))  # which needs no atol
+    most, worst = float(off.max()), int(np.argmax(off))
+    most_ulp = float(ulp.max())
+    nonzero = size > 0
+    everywhere = bool(nonzero.all())
+    relative = off / size if everywhere else off[nonzero] / size[nonzero]
+    lacks = ~(close | near)
+    return Differences(
+        count=a.size,
+        finite=a.size,
+        differing=int(np.count_nonzero(lacks)),
+        vast=int(np.count_nonzero(vast)),
+        off_zero=0 if everywhere else int(np.count_nonzero(differs & ~nonzero)),
+        total_abs=exact_sum(off[~vast] if any_vast else off),
+        sizes=Sizes.of(ulp),
+        max_abs=most,
+        max_rel=float(relative.max(initial=0.0)),
+        max_ulp=most_ulp,
+        # With no other tolerance, the least ones are the largest differences.
+        passing_atol=most if rtol == 0 and max_ulp is None else _least_atol(off[~near], size[~near], rtol),
+        passing_ulp=most_ulp if rtol == atol == 0 else float(ulp[~close].max(initial=0.0)),
+        largest_a=float(np.abs(x).max()),
+        largest_b=float(size.max()),
+        worst=start + worst if most > 0 else -1,
+        worst_a=a[worst].item(),
+        worst_b=b[worst].item(),
+    )
+
+
+def _within(x: Floats, y: Floats, rtol: float, atol: float) -> Flags:
+    """Whether |x - y| <= atol + rtol·|y|, where a difference overflows: at a quarter of the scale."""
+    within: Flags = np.abs(x / 4 - y / 4) <= atol / 4 + rtol * np.abs(y / 4)
+    return within
 
 
 def _least_atol(off: Floats, size: Floats, rtol: float) -> float:
@@ -147,15 +207,22 @@ def _least_atol(off: Floats, size: Floats, rtol: float) -> float:
 
 def widened(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Both in a type that holds either; integers of 64 bits need more than float64."""
-    long = any(array.dtype.kind in "iu" and array.dtype.itemsize == 8 for array in (a, b))
-    wide = np.longdouble if long else np.float64
+    wide = np.promote_types(_wide(a), _wide(b))
     return a.astype(wide), b.astype(wide)
 
 
+def _wide(array: Floats) -> np.dtype[Any]:
+    if array.dtype.kind == "c":
+        return np.dtype(np.complex128)
+    long = array.dtype.kind in "iu" and array.dtype.itemsize == 8
+    return np.dtype(np.longdouble if long else np.float64)
+
+
 def narrower(a: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any] | None:
-    """The float type that has fewer digits, of one or two; None for integers."""
-    floats = [dtype.newbyteorder("=") for dtype in (a, b) if dtype.kind == "f"]
-    return min(floats, key=lambda dtype: dtype.itemsize, default=None)
+    """The float type that has fewer digits, of one or two; None for integers. A complex has two floats."""
+    sizes = {"f": 1, "c": 2}
+    floats = [dtype.itemsize // sizes[dtype.kind] for dtype in (a, b) if dtype.kind in sizes]
+    return np.dtype(f"f{min(floats)}") if floats else None
 
 
 def epsilon(a: np.dtype[Any], b: np.dtype[Any]) -> float:
@@ -164,23 +231,44 @@ def epsilon(a: np.dtype[Any], b: np.dtype[Any]) -> float:
     return 0.0 if dtype is None else float(np.finfo(dtype).eps)
 
 
+def ulp_at(magnitude: float, a: np.dtype[Any], b: np.dtype[Any]) -> float:
+    """The distance of neighbours in the narrower float type at `magnitude`; of integers it is 1."""
+    dtype = narrower(a, b)
+    if dtype is None:
+        return 1.0
+    limits = np.finfo(dtype)
+    exponent = frexp(min(magnitude, float(limits.max)))[1] - 1
+    return max(ldexp(float(limits.eps), exponent), float(limits.smallest_subnormal))
+
+
 def ulps(a: Floats, b: Floats, x: Floats, y: Floats) -> Floats:
-    """How many values of the narrower float type lie from a to b; of integers, their difference."""
+    """How many values of the narrower float type lie from a to b; of integers, their difference.
+
+    Of complex numbers, the larger of what their two parts are apart.
+    """
     dtype = narrower(a.dtype, b.dtype)
     if dtype is None:
         steps: Floats = np.abs(x - y)
         return steps
-    short_a, short_b = a.astype(dtype), b.astype(dtype)
-    places_a, places_b = _places(short_a), _places(short_b)
-    apart = np.where(places_a > places_b, places_a - places_b, places_b - places_a)
-    beyond = (np.isinf(short_a) | np.isinf(short_b)) & (x != y)  # of what the narrower type can hold
-    distance: Floats = np.where(beyond, inf, apart.view(np.uint64).astype(np.float64))
+    if x.dtype.kind == "c":
+        return np.maximum(ulps(a.real, b.real, x.real, y.real), ulps(a.imag, b.imag, x.imag, y.imag))
+    places_a, places_b = (_places(np.ascontiguousarray(v, dtype)) for v in (a, b))
+    apart = places_a - places_b
+    if dtype.itemsize < 8:
+        distance: Floats = np.abs(apart).astype(np.float64)
+    else:  # a difference may be beyond int64
+        sign = -(places_a < places_b).astype(np.int64)
+        distance = ((apart ^ sign) - sign).view(np.uint64).astype(np.float64)
+    if a.dtype.itemsize != dtype.itemsize or b.dtype.itemsize != dtype.itemsize:
+        beyond = (np.isinf(a.astype(dtype)) | np.isinf(b.astype(dtype))) & (x != y)
+        distance[beyond] = inf
     return distance
 
 
 def _places(values: Floats) -> NDArray[np.int64]:
     """The place of each float in the order of its type, -0 and 0 at 0. Differences may wrap to uint64."""
-    bits = values.view(f"i{values.dtype.itemsize}").astype(np.int64)
-    least = np.int64(-(2 ** (8 * values.dtype.itemsize - 1)))
-    places: NDArray[np.int64] = np.where(bits < 0, least - bits, bits)
+    bits = values.view(f"i{values.dtype.itemsize}")
+    sign = bits >> (8 * values.dtype.itemsize - 1)  # 0, or -1; without a branch, which costs more
+    magnitude = np.iinfo(bits.dtype).max
+    places: NDArray[np.int64] = ((bits ^ (sign & magnitude)) - sign).astype(np.int64)
     return places

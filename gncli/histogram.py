@@ -18,6 +18,7 @@ from gncli.executors import in_order, threads, usable_cores
 from gncli.layout import Run, stretches
 from gncli.progress import Progress
 from gncli.tensors import open_source
+from gncli.tensors.address import unchanged
 from gncli.tensors.null import NullSink
 
 BINS = 20
@@ -136,7 +137,8 @@ def fill(
             return run[1], histogram.count(source.read([run], np.empty(run[1], source.dtype)))
 
         nbytes = size * source.dtype.itemsize
-        with Progress(f"{address}: histogram", nbytes, progress) as watch, threads(workers) as executor:
+        watching = Progress(f"{address}: histogram", nbytes, progress)
+        with unchanged(address), watching as watch, threads(workers) as executor:
             for done, counts in in_order(executor, task, stretches(size, CHUNK), 2 * workers):
                 histogram.add(counts)
                 watch.advance(done * source.dtype.itemsize)

@@ -22,7 +22,8 @@ from gncli.progress import Progress
 from gncli.recipes import Floats, Recipe, structures
 from gncli.sampling import Sample
 from gncli.screen import APART, Affine, Screen, count_tied
-from gncli.tensors import Source, decoded, open_seekable, open_source
+from gncli.tensors import Source, decoded, more, open_seekable, open_source
+from gncli.tensors.address import unchanged
 from gncli.tensors.reordered import reordered
 
 ROUNDINGS = 64  # of the largest value: what a framework's arithmetic may be off by
@@ -91,7 +92,9 @@ def judged(candidates: Sequence[Candidate], limit: float) -> list[Candidate]:
 
 def identify_files(x: str, y: str, question: Question) -> dict[str, object]:
     """The record: candidates, best first, and what there is to say of them. Raises GnError."""
-    with ExitStack() as stack, np.errstate(all="ignore"):  # of recipes tried, most make no sense
+    files = [given for given in (x, y, question.gamma, question.beta) if isinstance(given, str)]
+    # Of the recipes that are tried, most make no sense, and numpy would warn.
+    with unchanged(*files), ExitStack() as stack, np.errstate(all="ignore"):
 
         def opened(address: str) -> Source:
             source = open_seekable(address, external=question.allow_external, as_stored=question.raw)
@@ -102,6 +105,10 @@ def identify_files(x: str, y: str, question: Question) -> dict[str, object]:
             return source
 
         sources = opened(x), opened(y)
+        for address in (x, y):
+            if more(address):
+                message = "holds more than one array; gn identify takes one of each"
+                raise FormatError(message, address=address)
         try:
             found, screen = _search(*sources, _words(*sources, y, question), question, stack)
         except GnError as error:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from gncli.compare import Comparison, Pair, opened
+from gncli.compare import Pair
 from gncli.difference import Floats, widened
 from gncli.histogram import Histogram
-from gncli.layout import Layout, channel_axis, divisors, group_count
+from gncli.layout import Layout, Run, channel_axis, divisors, group_count
+from gncli.plot import Map, draw_difference, draw_tensor
 from gncli.stats import stats_file
+
+Exponents: TypeAlias = Counter[tuple[int | None, int]]
 
 BINS = 100
 CHANNELS = {"groups": None, "channels_per_group": 1, "layout": None, "grouping": "contiguous"}
@@ -28,8 +32,6 @@ def plot_tensor(
     `chosen`: options of `tensor_stats`. Where the groups do not divide and nobody `asked` for them, each
     channel is one.
     """
-    from gncli.plot import Map, draw_tensor
-
     held = record.get("histogram") or {}
     rows = {"value": held} if "counts" in held else {name: row for name, row in held.items() if row}
     shape = tuple(record["shape"])
@@ -55,41 +57,59 @@ def _groups(chosen: Mapping[str, Any]) -> tuple[int | None, int | None]:
     return chosen["groups"], chosen["channels_per_group"]
 
 
-def plot_difference(path: str, a: str, b: str, record: Mapping[str, Any], options: Comparison) -> None:
-    """The errors of a pair that has one shape. Raises GnError."""
-    from gncli.plot import Map, draw_difference
+@dataclass(frozen=True)
+class DifferencePicture:
+    """What a picture of two tensors shows; gathered while they are open, drawn once all was read."""
 
-    with opened(a, b, options) as pair:
-        histogram = Histogram(-record["max_abs"], record["max_abs"], BINS + 1)
-        exponents = _exponents(pair, histogram)
-        maps = []
-        if len(pair.a.shape) > 1 and record["count"]:
-            groups = pair.groups(options.groups or CHANNELS)
-            if groups.held is not None:
-                mean_a, mean_b, std_a, std_b = groups.held
-                part = "group" if options.groups is not None else "channel"
-                maps = [
-                    Map("mean of a - mean of b", mean_a - mean_b, part, True),
-                    Map("std of a - std of b", std_a - std_b, part, True),
-                ]
-    draw_difference(path, f"a: {a}, b: {b}", histogram.row(), exponents, maps)
+    histogram: Histogram
+    exponents: Exponents
+    maps: list[Map]
+
+    def draw(self, path: str, title: str) -> None:
+        """Raises GnError."""
+        draw_difference(path, title, self.histogram.row(), self.exponents, self.maps)
 
 
-def _exponents(pair: Pair, histogram: Histogram) -> Counter[tuple[int, int]]:
-    """Fills the histogram of a - b; the powers of two below |b| and |a - b|, where neither is 0."""
+def difference_picture(pair: Pair, record: Mapping[str, Any]) -> DifferencePicture:
+    """Return the picture of a pair that has one shape, and this record. Raises GnError."""
+    most = record["max_abs"] or 0.0
+    histogram = Histogram(-most, most, BINS + 1)
+    exponents = _exponents(pair, histogram)
+    maps = []
+    if len(pair.a.shape) > 1 and record["count"]:
+        groups = pair.groups(pair.options.groups or CHANNELS)
+        if groups is not None and groups.held is not None:
+            mean_a, mean_b, std_a, std_b = groups.held
+            part = "group" if pair.options.groups is not None else "channel"
+            maps = [
+                Map("mean of a - mean of b", mean_a - mean_b, part, True),
+                Map("std of a - std of b", std_a - std_b, part, True),
+            ]
+    return DifferencePicture(histogram, exponents, maps)
 
-    def work(a: Floats, b: Floats, start: int) -> tuple[Any, Counter[tuple[int, int]]]:
+
+def _exponents(pair: Pair, histogram: Histogram) -> Exponents:
+    """Fill the histogram of a - b; return the powers of two below |b| and |a - b|, where these differ.
+
+    None stands for that of a b that is 0. Of complex numbers, the histogram is of |a - b|.
+    """
+
+    def work(a: Floats, b: Floats, runs: list[Run]) -> tuple[Any, Exponents]:
         with np.errstate(all="ignore"):
             x, y = widened(a, b)
-            off = np.asarray(x - y, np.float64)
-            sound = np.isfinite(off) & (off != 0) & (y != 0)
-            across, up = (np.frexp(np.asarray(v[sound], np.float64))[1] - 1 for v in (y, off))
-        pairs, counts = np.unique(np.stack([across, up]), axis=1, return_counts=True)
-        found = {(int(i), int(j)): int(n) for (i, j), n in zip(pairs.T, counts, strict=True)}
-        return histogram.count(off), Counter(found)
+            error = np.asarray(np.abs(x - y) if x.dtype.kind == "c" else x - y, np.float64)
+            sound = np.isfinite(error) & (error != 0)
+            off, size = error[sound], np.asarray(np.abs(y), np.float64)[sound]
+            across, up = (np.frexp(v)[1] - 1 for v in (size, off))
+        pairs, counts = np.unique(np.stack([size == 0, across, up]), axis=1, return_counts=True)
+        found = {
+            (None if zero else int(i), int(j)): int(n)
+            for (zero, i, j), n in zip(pairs.T, counts, strict=True)
+        }
+        return histogram.count(error), Counter(found)
 
-    total: Counter[tuple[int, int]] = Counter()
-    for counts, exponents in pair.each(pair.a, pair.b, work):
+    total: Exponents = Counter()
+    for counts, exponents in pair.both.each(pair.a, pair.b, work):
         histogram.add(counts)
         total += exponents
     return total

@@ -6,6 +6,7 @@ Blue and vermilion, and the maps cividis and PuOr, are told apart by the colour-
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ try:
     with _undisturbed():
         from matplotlib import rc_context, rcdefaults, rcParams
         from matplotlib.axes import Axes
+        from matplotlib.axis import Axis
         from matplotlib.colors import LogNorm
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
@@ -95,12 +97,13 @@ def draw_difference(
     path: str,
     title: str,
     histogram: Histogram,
-    exponents: Mapping[tuple[int, int], int],
+    exponents: Mapping[tuple[int | None, int], int],
     maps: Sequence[Map],
 ) -> None:
     """The histogram of a - b; how large it is where b is how large; heat maps. Raises GnError.
 
-    `exponents`: how many elements have a |b| and an |a - b| from such a power of two to the next.
+    `exponents`: how many elements have a |b| and an |a - b| from such a power of two to the next; None is
+    that of 0.
     """
     figure, axes = _figure(title, 2 + len(maps))
     ax = axes[0]
@@ -154,18 +157,40 @@ def _heat(figure: Figure, ax: Axes, one: Map) -> None:
     figure.colorbar(image, ax=ax)
 
 
-def _magnitudes(figure: Figure, ax: Axes, exponents: Mapping[tuple[int, int], int]) -> None:
+def _magnitudes(figure: Figure, ax: Axes, exponents: Mapping[tuple[int | None, int], int]) -> None:
+    """A column for each power of two of |b|, and one for 0 where it is needed, on the left of a gap.
+
+    The axes are linear, of binary logarithms: powers of two at the ends of float64 would be 0 or infinite.
+    """
     ax.set(title="error against magnitude", xlabel="|b|", ylabel="|a - b|, where it is not 0")
     if not exponents:
-        ax.text(0.5, 0.5, "no error where b is not 0", ha="center", transform=ax.transAxes)
+        ax.text(0.5, 0.5, "no error", ha="center", transform=ax.transAxes)
         return
-    across, up = (np.array(column) for column in zip(*exponents, strict=True))
-    grid = np.zeros((np.ptp(up) + 1, np.ptp(across) + 1))
-    grid[up - up.min(), across - across.min()] = list(exponents.values())
-    edges = (np.ldexp(1.0, np.arange(v.min(), v.max() + 2)) for v in (across, up))
-    mesh = ax.pcolormesh(*edges, np.ma.masked_equal(grid, 0), cmap="cividis", norm=LogNorm())
-    ax.set(xscale="log", yscale="log")
+    columns = [across for across, _ in exponents if across is not None]
+    rows = [up for _, up in exponents]
+    first, last = (min(columns), max(columns)) if columns else (0, -1)
+    low, high = min(rows), max(rows)
+    wide = max(1, (last - first + 1) // 12)  # columns that the one for 0 is wide
+    zero = first - 2 * wide
+    grid = np.zeros((high - low + 1, last - zero + 1))
+    for (across, up), count in exponents.items():
+        at = slice(wide) if across is None else across - zero
+        grid[up - low, at] = count
+    shown = grid if len(columns) < len(exponents) else grid[:, first - zero :]
+    left = zero if len(columns) < len(exponents) else first
+    edges = np.arange(left, left + shown.shape[1] + 1), np.arange(low, high + 2)
+    mesh = ax.pcolormesh(*edges, np.ma.masked_equal(shown, 0), cmap="cividis", norm=LogNorm())
+    _powers_of_ten(ax.xaxis, first, last + 1, [(zero + wide / 2, "0")] if left == zero else [])
+    _powers_of_ten(ax.yaxis, low, high + 1, [])
     figure.colorbar(mesh, ax=ax, label="elements")
+
+
+def _powers_of_ten(axis: Axis, low: int, high: int, others: list[tuple[float, str]]) -> None:
+    """Label an axis of binary logarithms from `low` to `high` by powers of ten, or of two if it is short."""
+    name, step = ("10", math.log2(10)) if high - low > 7 else ("2", 1.0)
+    powers = range(math.ceil(low / step), math.floor(high / step) + 1) if high > low else range(0)
+    ticks = [(power * step, f"${name}^{{{power}}}$") for power in powers[:: len(powers) // 8 + 1]]
+    axis.set_ticks([place for place, _ in others + ticks], labels=[label for _, label in others + ticks])
 
 
 def _save(figure: Figure, path: str) -> None:

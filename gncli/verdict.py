@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 
 from gncli.difference import Differences, Floats, epsilon, widened
 from gncli.layout import layouts
-from gncli.tensors import Source
 
 ROUNDINGS = 8  # of the largest value: what two sound computations are apart at most
-POINTS = 2048
 MAX_RANK = 5  # of which all orders of axes are tried
 
 Places: TypeAlias = NDArray[np.int64]
@@ -48,14 +46,14 @@ class GroupStatistics:
     words: str
 
 
-def holds(guess: Guess, a: Floats, b: Floats, places: Places) -> bool:
-    """Whether the guess is right for these elements."""
+def holds(guess: Guess, a: Floats, b: Floats, places: Places, top: float = 0.0) -> bool:
+    """Whether the guess is right for these elements, of a tensor with values up to `top` at least."""
     with np.errstate(all="ignore"):
         value, largest = guess.guessed(b, places)
         x, y = widened(a, value)
         both = np.isfinite(x) & np.isfinite(y)
         like = (x == y) | (np.isnan(x) & np.isnan(y))
-        top = max(largest, float(np.abs(x[both]).max(initial=0.0)))
+        top = max(top, largest, float(np.abs(x[both]).max(initial=0.0)))
         near = np.abs(x - y) <= ROUNDINGS * epsilon(a.dtype, b.dtype) * top
         return bool(np.where(both, near, like).all())
 
@@ -65,20 +63,10 @@ def same_up_to_rounding(found: Differences, a: np.dtype[Any], b: np.dtype[Any]) 
     return not found.odd and 0 < found.max_abs <= bound
 
 
-def some_places(size: int) -> Places:
-    """In order, and the same each time."""
-    if size <= POINTS:
-        return np.arange(size, dtype=np.int64)
-    return np.unique(np.random.default_rng(0).integers(0, size, POINTS))
-
-
-def take(source: Source, places: Places) -> Floats:
-    """The elements at these places of the storage order."""
-    out = np.empty(len(places), source.dtype)
-    one = np.empty(1, source.dtype)
-    for i, place in enumerate(places.tolist()):
-        out[i] = source.read([(place, 1)], one)[0]
-    return out
+def alike(values: Floats) -> bool:
+    """Whether all values are one, or all are NaN: no order of axes can be told from such."""
+    with np.errstate(all="ignore"):
+        return bool((values == values[:1]).all() or np.isnan(values).all())
 
 
 def byte_swapped(a: np.dtype[Any], b: np.dtype[Any]) -> Iterator[Guess]:
@@ -91,8 +79,16 @@ def byte_swapped(a: np.dtype[Any], b: np.dtype[Any]) -> Iterator[Guess]:
 
 
 def transposed(a: Sequence[int], b: Sequence[int]) -> Iterator[Guess]:
-    """b is a with its axes in another order, under its own shape or another of the same size."""
-    if prod(a) != prod(b) or len(a) > MAX_RANK:
+    """b is a with its axes in another order, under its own shape or another of the same size.
+
+    Or with its axes in the same order, where the shapes differ.
+    """
+    if prod(a) != prod(b):
+        return
+    if tuple(a) != tuple(b):
+        words = f"reshaped: b has the elements of a in the same order, as {tuple(b)} for {tuple(a)}"
+        yield Guess(words, same, tuple(range(len(a))))
+    if len(a) > MAX_RANK:
         return
     for axes in permutations(range(len(a))):
         shape = tuple(a[axis] for axis in axes)
@@ -118,6 +114,8 @@ def _layouts(axes: tuple[int, ...]) -> str:
 
 def affine(a: Floats, b: Floats) -> Iterator[Guess]:
     """A constant added, a factor, or both, by least squares over some elements."""
+    if "c" in (a.dtype.kind, b.dtype.kind):
+        return
     with np.errstate(all="ignore"):
         x, y = (np.asarray(v, np.float64) for v in widened(a, b))
         finite = np.isfinite(x) & np.isfinite(y)

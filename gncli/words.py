@@ -105,7 +105,7 @@ def listing(records: Sequence[Record]) -> list[Part] | None:
     if "candidates" in records[0]:
         return _conventions(records[0])
     if "equal" in records[0]:
-        return _comparison(one) if one else [_comparisons(records)]
+        return _comparison(one) if one else _comparisons(records)
     return None
 
 
@@ -186,18 +186,22 @@ def _cut(value: object) -> str:
 
 
 def _comparison(record: Record) -> list[Part]:
-    lines = {name: cell(record[name]) for name in ("a", "b")}
+    lines = {name: _side(record, name) for name in "ab"}
     for name in lines:
-        if record.get(f"shape_{name}") is not None:
-            lines[name] += f": {record[f'dtype_{name}']} {cell(record[f'shape_{name}'])}"
+        if record[f"dtype_{name}"] is not None:
+            lines[name] += f": {cell(record[f'dtype_{name}'])} {cell(record[f'shape_{name}'])}"
     if record["count"] is not None:
         share = f"{100 * record['share']:.3g} %"
         lines["differing"] = f"{record['differing']} of {record['count']}, {share}"
+    if record["max_abs"] is not None:
         lines |= {name.replace("_", " "): cell(record[name]) for name in MEASURES}
+        lines["max rel"] = _relative(record)
+        lines["99.9 % ulp"] = f"{cell(record['ulp_q999'])} or less"
+        lines["scaled ulp"] = f"{cell(record['scaled_ulp'])}, of the largest magnitude"
     if record["worst_index"] is not None:
         values = " and ".join(cell(record[f"worst_{name}"]) for name in "ab")
         lines["worst"] = f"{cell(record['worst_index'])}: {values}"
-    if record["differing"]:
+    if record["differing"] and record["compared"] == "by value":
         lines["would pass"] = _passing(record)
     parts: list[Part] = [_upright(lines), *decoding(record, "decoded_a"), *decoding(record, "decoded_b")]
     if record.get("group_differences"):
@@ -210,15 +214,46 @@ def _comparison(record: Record) -> list[Part]:
     return [*parts, printable(record["verdict"])]
 
 
+def _side(record: Record, name: str) -> str:
+    """The address on one side, and which array of a pipe it is, behind the first."""
+    array = f" array {record['array']}" if record["array"] and record[name] is not None else ""
+    return cell(record[name]) + array
+
+
+def _relative(record: Record) -> str:
+    zeros = record["differing_where_b_is_0"]
+    if not zeros:
+        return cell(record["max_rel"])
+    return f"inf ({zeros} where b is 0), {cell(record['max_rel_elsewhere'])} elsewhere"
+
+
 def _passing(record: Record) -> str:
-    if record["passing_atol"] is None:
+    if record["nonfinite_differing"]:
         return f"nothing; {record['nonfinite_differing']} pairs differ of which one is not finite"
-    return f"--atol {record['passing_atol']!r} or --max-ulp {cell(record['passing_max_ulp'])}"
+    options = [
+        f"{option} {record[name]!r}"
+        for option, name in (("--atol", "passing_atol"), ("--max-ulp", "passing_max_ulp"))
+        if record[name] is not None
+    ]
+    return " or ".join(options) or "nothing; the differences are beyond float64"
 
 
-def _comparisons(records: Sequence[Record]) -> Grid:
-    header = ["a", "b", "verdict", "count", "differing", "max_abs", "max_rel", "max_ulp"]
-    return Grid(header, [[cell(record[name]) for name in header] for record in records], 3)
+def _comparisons(records: Sequence[Record]) -> list[Part]:
+    header = ["a", "b", "verdict", "count", "differing", "max_abs", "max_rel", "max_ulp", "scaled_ulp"]
+    rows = []
+    for record in records:
+        cells = {name: cell(record[name]) for name in header}
+        cells |= {"a": _side(record, "a"), "b": _side(record, "b")}
+        if record["differing_where_b_is_0"]:
+            cells["max_rel"] = f"inf ({record['differing_where_b_is_0']} where b is 0)"
+        rows.append([cells[name] for name in header])
+    unknown = sum(record["verdict"].startswith("not compared") for record in records)
+    different = sum(not record["equal"] for record in records) - unknown
+    parts: list[Part] = [Grid(header, rows, 3)]
+    if unknown:
+        rest = f"{different} different" if different else "the others are equal"
+        parts.append(f"{unknown} of {len(records)} not compared, {rest}")
+    return parts
 
 
 # Of `gn identify`

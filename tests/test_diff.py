@@ -14,7 +14,8 @@ from arrays import Array, normal
 from conftest import Gn, Shell
 from oracle import ulp_distance
 
-from gncli.compare import CHUNK, Comparison, compare_files
+from gncli.abreast import CHUNK
+from gncli.compare import Comparison, compare_files
 
 SHAPE = (4, 8, 6, 10)
 
@@ -59,7 +60,10 @@ def test_numbers_are_those_of_numpy(gn: Gn, dtypes: tuple[str, str], rtol: float
     assert record["share"] == record["differing"] / record["count"] == np.mean(~close)
     assert record["max_abs"] == off.max()
     assert record["mean_abs"] == pytest.approx(off.mean(), rel=1e-12)
-    assert record["max_rel"] == (off[y != 0] / np.abs(y[y != 0])).max()
+    elsewhere = (off[y != 0] / np.abs(y[y != 0])).max()
+    zeros = np.count_nonzero((y == 0) & (x != 0))
+    assert record["max_rel"] == (None if zeros else elsewhere)
+    assert (record["max_rel_elsewhere"], record["differing_where_b_is_0"]) == (elsewhere, zeros)
     assert record["worst_index"] == list(np.unravel_index(off.argmax(), SHAPE))
     assert (record["worst_a"], record["worst_b"]) == (x.flat[off.argmax()], y.flat[off.argmax()])
     if a.dtype.kind == "f":
@@ -234,10 +238,12 @@ def test_groups_that_do_not_divide_are_trouble(gn: Gn) -> None:
     assert done.stderr == "gn: error: a.npy: 8 channels do not divide into 3 groups; valid: 1, 2, 4, 8\n"
 
 
-def test_kinds_that_differ_are_different(gn: Gn) -> None:
-    record = compared(gn, np.arange(6), np.arange(6.0))
-    assert (record["equal"], record["differing"]) == (False, 0)
-    assert record["verdict"] == "the kinds of dtype differ, int64 and float64; equal"
+@pytest.mark.parametrize(("a", "b"), [("i8", "f8"), ("u1", "f4"), ("i4", "u8"), ("?", "i2"), ("f2", "c8")])
+def test_equal_values_of_two_kinds_are_equal(gn: Gn, a: str, b: str) -> None:
+    record = compared(gn, np.arange(2).astype(a), np.arange(2).astype(b), code=0)
+    assert (record["equal"], record["differing"]) == (True, 0)
+    assert record["verdict"] == f"equal; of two kinds of dtype, {np.dtype(a).name} and {np.dtype(b).name}"
+    assert compared(gn, np.arange(2).astype(a), np.ones(2, b))["verdict"].startswith("different")
 
 
 def test_hdf5_files_dataset_by_dataset(gn: Gn) -> None:

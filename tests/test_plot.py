@@ -16,7 +16,7 @@ import pytest
 from arrays import Array, normal
 from conftest import Gn, Shell
 
-from gncli.compare import Comparison, opened
+from gncli.compare import Comparison, Pair, opened
 from gncli.histogram import Histogram
 from gncli.pictures import _exponents
 from gncli.words import printable
@@ -212,8 +212,9 @@ def test_errors_by_magnitude() -> None:
     np.save("b.npy", b)
     histogram = Histogram(-7.0, 7.0, 101)
     with opened("a.npy", "b.npy", Comparison()) as pair:
+        assert isinstance(pair, Pair)
         found = _exponents(pair, histogram)
-    assert found == {(0, -1): 1, (0, 0): 1, (2, 0): 1, (2, -2): 1, (6, 0): 1}
+    assert found == {(0, -1): 1, (0, 0): 1, (2, 0): 1, (2, -2): 1, (6, 0): 1, (None, 2): 1}
     assert histogram.counts.tolist() == np.histogram([0.5, 0, -1, 1, 0.25, -1, 7], 101, (-7, 7))[0].tolist()
 
 

@@ -19,8 +19,8 @@ FILES = sorted(HOUSE.rglob("*.py"))
 # Bottom up. A room knows rooms below its own floor, and the rest of its own package.
 FLOORS: tuple[set[str], ...] = (
     {"errors", "leavings", "stopping", "words"},
-    {"layout", "conventions", "doubledouble", "dtypes", "extras", "progress"},
-    {"tile", "moments", "plan", "report"},
+    {"layout", "conventions", "doubledouble", "dtypes", "extras", "progress", "totals"},
+    {"tile", "moments", "plan", "report", "boxes"},
     {"kernel"},
     {"pairs", "scratch"},
     {"deviations"},
@@ -32,8 +32,9 @@ FLOORS: tuple[set[str], ...] = (
     {"engine", "cluster"},
     {"api", "crew"},
     {"histogram"},
-    {"normalize", "stats", "info", "difference", "plot"},
-    {"verdict", "batch", "recipes"},
+    {"normalize", "stats", "info", "difference", "plot", "abreast", "matching"},
+    {"verdict", "batch", "recipes", "equality"},
+    {"groupwise", "explain"},
     {"compare", "sampling"},
     {"screen"},
     {"confirm"},

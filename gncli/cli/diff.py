@@ -15,6 +15,7 @@ from gncli.report import reporting, say
 
 if TYPE_CHECKING:
     from gncli.compare import Comparison
+    from gncli.matching import Match
 
 
 @click.command(cls=Command)
@@ -43,12 +44,14 @@ def diff(
 ) -> None:
     """Compare A with B, element by element.
 
-    Two HDF5 files are compared dataset by dataset. With --groups or --layout, the mean and the
-    standard deviation of each group are compared too. Exits with 0 if all are equal, 1 if not, 2 in
-    trouble.
+    Two HDF5 files are compared dataset by dataset, and two pipes array by array. What holds no numbers is
+    compared for equality. With --groups or --layout, the mean and the standard deviation of each group
+    are compared too. Exits with 0 if all are equal, 1 if not, or if something cannot be compared, and 2
+    in trouble.
     """
-    from gncli.compare import Comparison, compare_files, pairs
+    from gncli.compare import Comparison, record_of
     from gncli.difference import Tolerance
+    from gncli.matching import is_piped, matches
 
     said = any(options.was_said(ctx, name) for name in ("channels_per_group", *options.GROUPING))
     groups = {name: chosen[name] for name in options.GROUPING} | options.chosen_groups(ctx) if said else None
@@ -59,29 +62,51 @@ def diff(
     options.check_pictures(False, plot, a, b)
     require_apart(options.reads(ctx, (a, b)), options.pictures(plot))
     with trouble(), reporting(format, quiet=quiet) as show:
-        both = pairs(a, b, allow_external=settings.allow_external)
-        options.check_one(plot, len(both))
-        for first, second in both:
+        found = matches(a, b, external=settings.allow_external)
+        # The arrays of a pipe are known one at a time.
+        listed = [] if is_piped(a, b) else list(found)
+        if plot:
+            options.check_one(plot, len(listed))
+        for match in listed or found:
             try:
-                record = compare_files(first, second, settings)
-                if plot and first and second:
-                    plot_pair(plot, first, second, record, settings)
+                record = compared(match, settings, plot)
             except GnError as error:
                 tell(error)
                 codes.add(2)
+                if match.array is not None:
+                    break  # what comes next on the pipe is not known
+                if len(listed) > 1:
+                    show(record_of(match.a, match.b, {"verdict": f"not compared: {error.message}"}))
                 continue
             show(record)
             codes.add(0 if record["equal"] else 1)
     raise click.exceptions.Exit(max(codes))
 
 
-def plot_pair(path: str, a: str, b: str, record: dict[str, object], settings: Comparison) -> None:
-    from gncli.pictures import plot_difference
+def compared(match: Match, settings: Comparison, plot: str | None) -> dict[str, Any]:
+    """Return the record of a match, and draw the picture that is asked for. Raises GnError."""
+    from gncli.compare import Pair, opened, record_alone, record_of
 
+    if match.a is None or match.b is None:
+        return record_alone(match, settings)
+    picture = None
+    with opened(match.a, match.b, settings) as pair:
+        record = record_of(match.a, match.b, pair.record(), match.array)
+        if plot and isinstance(pair, Pair) and drawable(plot, record):
+            from gncli.pictures import difference_picture
+
+            picture = difference_picture(pair, record)
+    if plot and picture:
+        picture.draw(plot, f"a: {match.a}, b: {match.b}")
+    return record
+
+
+def drawable(path: str, record: dict[str, Any]) -> bool:
+    """Whether there is a picture of the differences; if not, say why."""
     if record["shape_a"] != record["shape_b"]:
         say("warning", f"{path}: not drawn, for the shapes differ")
-        return
-    if record["max_abs"] == math.inf:
+    elif record["max_abs"] == math.inf:
         say("warning", f"{path}: not drawn, for float64 cannot hold the errors")
-        return
-    plot_difference(path, a, b, record, settings)
+    else:
+        return True
+    return False

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from io import FileIO
 from typing import Any, Literal
 
@@ -124,7 +125,8 @@ def identity(address: str) -> tuple[int, ...] | None:
         return None
     if not stat.S_ISREG(held.st_mode):
         return None
-    return held.st_dev, held.st_ino, held.st_size, held.st_mtime_ns
+    # A program can set the time of change back; the time at which it did so is the system's own.
+    return held.st_dev, held.st_ino, held.st_size, held.st_mtime_ns, held.st_ctime_ns
 
 
 def check_identity(address: str, before: tuple[int, ...] | None) -> None:
@@ -133,6 +135,15 @@ def check_identity(address: str, before: tuple[int, ...] | None) -> None:
     if before and after and after != before:
         hint = "was changed or replaced while it was read; try again"
         raise FormatError(hint, address=address)
+
+
+@contextmanager
+def unchanged(*addresses: str | None) -> Iterator[None]:
+    """Raise FormatError at the end of the block if a file at one of `addresses` has changed meanwhile."""
+    before = [(address, identity(address)) for address in addresses if address is not None]
+    yield
+    for address, state in before:
+        check_identity(address, state)
 
 
 def require_numeric(dtype: np.dtype[Any], address: str) -> None:
@@ -146,6 +157,12 @@ def require_numeric(dtype: np.dtype[Any], address: str) -> None:
     else:
         message = f"has dtype {dtype.name}; gn takes float16, float32, float64 and integers"
     raise FormatError(message, address=address)
+
+
+def require_number(dtype: np.dtype[Any], address: str) -> None:
+    """Raise a FormatError unless `dtype` is numeric, bool, or complex of two float32 or float64."""
+    if dtype.kind != "b" and not (dtype.kind == "c" and dtype.itemsize <= 16):
+        require_numeric(dtype, address)
 
 
 def reason(error: OSError) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli.errors import AddressError, BudgetError, FormatError
-from gncli.layout import Run
+from gncli.layout import Box, Run
 from gncli.tensors.hdf5_cf import find_decoding
 from gncli.tensors.hdf5_chunks import ChunkReader, raw
 from gncli.tensors.hdf5_errors import translated
@@ -42,6 +42,7 @@ class Hdf5Source:
     """
 
     fortran = False
+    _dtype_of = staticmethod(numeric_dtype)
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class Hdf5Source:
         dataset = lookup(self._file, self.name, external=self.external, shown=shown)
         if not isinstance(dataset, h5py.Dataset):
             raise NotThereError("is not there any more", address=self.address)
-        self.stored: np.dtype[Any] = numeric_dtype(dataset, self.address)
+        self.stored: np.dtype[Any] = self._dtype_of(dataset, self.address)
         require_own(dataset, self.address, external=self.external)
         self.dataset = dataset
         self.decoding = None if self.as_stored else find_decoding(dataset)
@@ -128,24 +129,54 @@ class Hdf5Source:
 
     def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         """The runs' elements, one after another, in the front of `buffer`. From any thread."""
-        if self.decoding is None:
-            return self._read_stored(runs, buffer)
         count = sum(count for _, count in runs)
-        values = buffer[:count]
-        end = values.view(self.stored)[values.nbytes // self.stored.itemsize - count :]
-        return self.decoding.decode(self._read_stored(runs, end), values)
 
-    def _read_stored(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
-        if self.places:
-            values = read_places(self._descriptor, self.places, runs, buffer, self.address)
-        elif self._chunks:
-            values = self._chunks.read(runs, buffer)
-        else:
-            values = self._read(runs, buffer)
+        def read(stored: NDArray[Any]) -> NDArray[Any]:
+            if self.places:
+                return read_places(self._descriptor, self.places, runs, stored, self.address)
+            return self._chunks.read(runs, stored) if self._chunks else self._read(runs, stored)
+
+        return self._read_decoded(read, buffer[:count])
+
+    def _read_decoded(
+        self, read: Callable[[NDArray[Any]], NDArray[Any]], values: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Return what `read` puts into an array of the stored dtype, decoded into `values` if need be."""
+        if self.decoding is None:
+            found = read(values)
+        else:  # stored numbers are at most as wide: they are read into the end of the same memory
+            stored = values.view(self.stored)[values.nbytes // self.stored.itemsize - values.size :]
+            found = self.decoding.decode(read(stored), values)
+        self._check_state()
+        return found
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """The shape of what has to be decoded as a whole; None where elements are read one by one."""
+        chunks: tuple[int, ...] | None = None if self.places or not self.dataset.size else self.dataset.chunks
+        return chunks
+
+    def keep(self, nbytes: int) -> None:
+        """Keep up to so many bytes of decoded chunks for the reads to come, and one in any case."""
+        if self.chunks:
+            self._keep(nbytes, math.prod(self.chunks) * self.stored.itemsize)
+
+    def read_box(self, box: Box, buffer: NDArray[Any]) -> NDArray[Any]:
+        """The elements of a box in C order, in the front of `buffer`. From any thread."""
+        offset = tuple(start for start, _ in box)
+        extent = tuple(stop - start for start, stop in box)
+        by = self._chunks.read_box if self._chunks else self._read_box
+
+        def read(stored: NDArray[Any]) -> NDArray[Any]:
+            by(offset, extent, stored)
+            return stored
+
+        return self._read_decoded(read, buffer[: math.prod(extent)])
+
+    def _check_state(self) -> None:
         if _state(self._descriptor) != self._state:
             message = "changed while it was read; try again when nobody writes it"
             raise FormatError(message, address=self.address)
-        return values
 
     def _read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
         done = 0
@@ -179,18 +210,26 @@ class Hdf5Source:
             self._file.close()
 
     def __reduce__(self) -> tuple[Callable[..., Hdf5Source], tuple[Any, ...]]:
+        state = self._state[:2]  # a copy of the file on another machine has a time of its own
         path = os.path.abspath(self.path)
-        return _open_again, (path, self.name, self.external, self.as_stored, self.address, self._state)
+        how = (path, self.name, self.external, self.as_stored, self.address, state)
+        return _open_again, (type(self), *how)
 
 
 def _open_again(
-    path: str, name: str, external: bool, as_stored: bool, address: str, state: tuple[int, int]
+    kind: type[Hdf5Source],
+    path: str,
+    name: str,
+    external: bool,
+    as_stored: bool,
+    address: str,
+    state: tuple[int, int],
 ) -> Hdf5Source:
     """In another process, perhaps on another machine. Raises AddressError unless it is the same file."""
     if not os.path.isfile(path):
         raise AddressError(f"{path}: no such file", address=address)
-    source = Hdf5Source(path, name, external=external, force=True, as_stored=as_stored, address=address)
-    if source._state != state:
+    source = kind(path, name, external=external, force=True, as_stored=as_stored, address=address)
+    if source._state[:2] != state:
         source.close()
         message = f"{path} has another size or time of change than the file that was meant"
         raise AddressError(message, address=address)
@@ -218,7 +257,7 @@ def open_dataset(file: h5py.File, name: bytes, nbytes: int, chunk_bytes: int) ->
         return Dataset(h5py.h5d.open(file.id, name, access))
 
 
-def _state(descriptor: int) -> tuple[int, int]:
-    """What changes when a file is written: its size and its time."""
+def _state(descriptor: int) -> tuple[int, int, int]:
+    """What changes when a file is written: its size and its times, of which no program sets the second."""
     status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -127,10 +127,16 @@ class ChunkReader:
         self.most = 0
 
     def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
-        for piece in self._grid.pieces(runs):
+        self._fill(self._grid.pieces(runs), buffer)
+        return buffer[: sum(count for _, count in runs)]
+
+    def read_box(self, offset: Place, extent: Place, buffer: NDArray[Any]) -> None:
+        self._fill(self._grid.pieces_of_box(offset, extent), buffer)
+
+    def _fill(self, pieces: Iterable[Piece], buffer: NDArray[Any]) -> None:
+        for piece in pieces:
             chunk = self._decoded(piece) if piece.whole else self._shared(piece)
             piece.of(buffer)[...] = chunk[piece.in_chunk]
-        return buffer[: sum(count for _, count in runs)]
 
     def _shared(self, piece: Piece) -> NDArray[Any]:
         with self._lock:

@@ -45,7 +45,7 @@ def find(path: str, pattern: str | None, *, external: bool = False, shown: str |
             return [(pattern, _shape_at(shown, pattern, thing, external))]
         everything = list(walk(file, external=external))
         matching = {
-            name: dataset for name, dataset in everything if pattern is None or _matches(name, pattern)
+            name: dataset for name, dataset in everything if pattern is None or matches(name, pattern)
         }
         found: Found = []
         odd: list[FormatError] = []
@@ -181,7 +181,7 @@ def _shape_at(path: str, name: str, thing: Any, external: bool) -> tuple[int, ..
     raise AddressError(message, address=address)
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
     """As in a shell: `*` stays within one part of the path, `**` stands for any number of them."""
 
     def match(parts: list[str], patterns: list[str]) -> bool:

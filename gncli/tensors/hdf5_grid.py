@@ -76,11 +76,15 @@ class Grid:
         done = 0
         for run in runs:
             for offset, extent in hyperslabs(run, self.shape):
-                stop = [o + e for o, e in zip(offset, extent, strict=True)]
-                axes = zip(offset, stop, self.chunks, strict=True)
-                for index in product(*(range(o // c, -(-s // c)) for o, s, c in axes)):
-                    yield self._piece(index, done, offset, stop)
+                yield from self.pieces_of_box(offset, extent, done)
                 done += math.prod(extent)
+
+    def pieces_of_box(self, offset: Place, extent: Place, done: int = 0) -> Iterator[Piece]:
+        """What a box has of each chunk that it crosses; `done` elements stand before the box's own."""
+        stop = [o + e for o, e in zip(offset, extent, strict=True)]
+        axes = zip(offset, stop, self.chunks, strict=True)
+        for index in product(*(range(o // c, -(-s // c)) for o, s, c in axes)):
+            yield self._piece(index, done, offset, stop)
 
     def _piece(self, index: Place, done: int, offset: Place, stop: Sequence[int]) -> Piece:
         start = [i * c for i, c in zip(index, self.chunks, strict=True)]

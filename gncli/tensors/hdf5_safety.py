@@ -257,7 +257,7 @@ def _beside(dataset: h5py.Dataset, path: str) -> str | None:
 
 def require_stored(dataset: h5py.Dataset, address: str) -> None:
     """Raise FormatError where the file is too small for what the dataset declares to hold."""
-    declared = math.prod(dataset.shape) * dataset.dtype.itemsize
+    declared = math.prod(dataset.shape) * dataset.id.get_type().get_size()
     stored = _stored(dataset)
     if declared > WORTH_A_DOUBT and declared > LIKELY * stored:
         message = f"declares {_binary(declared)}, stores {as_size(stored)}"
@@ -270,7 +270,7 @@ def _stored(dataset: h5py.Dataset) -> int:
         outside, layout = settings.get_external_count() > 0, settings.get_layout()
         sources = _sources(settings) if layout == h5py.h5d.VIRTUAL else []
     if outside:
-        declared: int = math.prod(dataset.shape) * dataset.dtype.itemsize
+        declared: int = math.prod(dataset.shape) * dataset.id.get_type().get_size()
         return declared  # require_own has looked
     if layout != h5py.h5d.VIRTUAL:
         size: int = dataset.id.get_storage_size()

@@ -29,14 +29,17 @@ class NpySource:
         """Forked processes share the file's one position."""
         return POSITIONED
 
-    def __init__(self, address: str, file: io.FileIO, path: str | None = None) -> None:
+    def __init__(
+        self, address: str, file: io.FileIO, path: str | None = None, *, check: Check = require_numeric
+    ) -> None:
         self.address = address
         self._file = file
+        self._check = check
         self._path = path or split(address)[0]
         self._lock = threading.Lock()
         try:
             file.seek(0)
-            header = read_header(file.read, address)
+            header = read_header(file.read, address, check)
             _check_size(header, file, address)
         except BaseException:
             file.close()
@@ -63,7 +66,8 @@ class NpySource:
 
     def __reduce__(self) -> tuple[Callable[..., NpySource], tuple[Any, ...]]:
         held = os.fstat(self._file.fileno())
-        return _open_again, (self.address, os.path.abspath(self._path), held.st_size, held.st_mtime_ns)
+        state = held.st_size, held.st_mtime_ns
+        return _open_again, (self.address, os.path.abspath(self._path), *state, self._check)
 
     def _read_once(self, view: memoryview, offset: int) -> int:
         if POSITIONED:
@@ -73,7 +77,7 @@ class NpySource:
             return self._file.readinto(view)
 
 
-def _open_again(address: str, path: str, size: int, mtime_ns: int) -> NpySource:
+def _open_again(address: str, path: str, size: int, mtime_ns: int, check: Check) -> NpySource:
     """In another process, perhaps on another machine. Raises AddressError unless it is the same file."""
     file = open_file(path)
     held = os.fstat(file.fileno())
@@ -81,7 +85,7 @@ def _open_again(address: str, path: str, size: int, mtime_ns: int) -> NpySource:
         file.close()
         message = f"{path} has {held.st_size} bytes and another time of change than the file of {size} bytes"
         raise AddressError(message, address=address)
-    return NpySource(address, file, path)
+    return NpySource(address, file, path, check=check)
 
 
 class NpyPart:

@@ -35,6 +35,8 @@ _STRUCTURED = re.compile(r"""['"]descr['"]\s*:\s*[\[(]""", re.ASCII)
 # One word, as '<f4', 'f', '<M8[ns]' or 'float32'. numpy warns about 'a' and 'a5', which are no numbers.
 _DESCR = re.compile(r"[<>|=]?(?!a\d*$)[A-Za-z]\w{0,31}(?:\[\w{1,9}\])?", re.ASCII)
 
+Check = Callable[[np.dtype[Any], str], None]
+
 
 @dataclass(frozen=True)
 class Header:
@@ -50,9 +52,10 @@ class Header:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(read: Callable[[int], bytes], address: str) -> Header:
+def read_header(read: Callable[[int], bytes], address: str, check: Check = require_numeric) -> Header:
     """The header at the front of what `read(count)` gives; it gives fewer bytes only at the end.
 
+    `check(dtype, address)` raises FormatError for a dtype that the caller cannot take.
     Nothing of a size that the header claims is allocated. Raises FormatError.
     """
     start = read(8)
@@ -72,6 +75,7 @@ def read_header(read: Callable[[int], bytes], address: str) -> Header:
         message = f"is cut off in its header, at {held} of {offset} bytes; write it again"
         raise FormatError(message, address=address)
     shape, dtype, fortran = _parse(body.decode("utf-8" if major == 3 else "latin-1", "replace"), address)
+    check(dtype, address)
     # numpy counts in int64, and leaves out the zeros when it checks that the product fits.
     if len(shape) > MAX_RANK:
         message = f"declares {len(shape)} axes; gn and numpy take {MAX_RANK} at most; merge some by a reshape"
@@ -112,7 +116,6 @@ def _parse_dtype(descr: str, address: str) -> np.dtype[Any]:
         dtype = None
     if dtype is None:
         raise FormatError(f"has a dtype that gn does not know: {descr!a}", address=address)
-    require_numeric(dtype, address)
     return dtype
 
 

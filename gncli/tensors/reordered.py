@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gncli.errors import OutputError
 from gncli.layout import Box, Run, runs_of
-from gncli.tensors.address import reason
+from gncli.tensors.address import reason, require_number
 from gncli.tensors.npy import NpySource
 from gncli.tensors.npy_header import header_bytes
 
@@ -49,8 +49,9 @@ def reordered(source: Readable, axes: Sequence[int], box: int = BOX) -> NpySourc
     try:
         file.write(header)
         buffer = np.empty(box, source.dtype)
-        for part in _boxes(source.shape, (stored[-1], axes[-1]), box) if prod(shape) else ():
-            values = source.read(_runs(source.shape, stored, part), buffer)
+        chunks = getattr(source, "chunks", None)
+        for part in _boxes(source.shape, (stored[-1], axes[-1]), box, chunks) if prod(shape) else ():
+            values = _read(source, stored, part, buffer)
             values = values.reshape([part[axis][1] - part[axis][0] for axis in stored])
             values = values.transpose([stored.index(axis) for axis in axes]).reshape(-1)
             done = 0
@@ -58,7 +59,7 @@ def reordered(source: Readable, axes: Sequence[int], box: int = BOX) -> NpySourc
                 file.seek(len(header) + start * values.itemsize)
                 _write(file, values[done : done + count])
                 done += count
-        return NpySource(source.address, file)
+        return NpySource(source.address, file, check=require_number)
     except OSError as error:
         file.close()
         raise _failure(source, error) from None
@@ -80,12 +81,24 @@ def _write(file: FileIO, values: NDArray[Any]) -> None:
         view = view[file.write(view) :]
 
 
+def _read(source: Readable, stored: Sequence[int], part: Box, buffer: NDArray[Any]) -> NDArray[Any]:
+    if getattr(source, "chunks", None):
+        values: NDArray[Any] = source.read_box(part, buffer)  # type: ignore[attr-defined]
+        return values
+    return source.read(_runs(source.shape, stored, part), buffer)
+
+
 def _runs(shape: tuple[int, ...], order: Sequence[int], box: Box) -> list[Run]:
     return runs_of([shape[axis] for axis in order], tuple(box[axis] for axis in order))
 
 
-def _boxes(shape: tuple[int, ...], fastest: tuple[int, int], most: int) -> Iterator[Box]:
-    """Boxes of up to `most` elements: long on the two axes, and then on as many others as there is room."""
+def _boxes(
+    shape: tuple[int, ...], fastest: tuple[int, int], most: int, chunks: Sequence[int] | None
+) -> Iterator[Box]:
+    """Boxes of up to `most` elements: long on the two axes, and then on as many others as there is room.
+
+    Where steps are longer than chunks, they are of whole chunks.
+    """
     steps = [1] * len(shape)
     one, other = fastest
     across = shape[other] if one != other else 1
@@ -95,6 +108,9 @@ def _boxes(shape: tuple[int, ...], fastest: tuple[int, int], most: int) -> Itera
     for axis in reversed(range(len(shape))):
         if axis not in fastest:
             steps[axis] = max(1, min(shape[axis], most // prod(steps)))
+    for axis, chunk in enumerate(chunks or ()):
+        if chunk < steps[axis] < shape[axis]:
+            steps[axis] -= steps[axis] % chunk
     cuts = [
         [(start, min(start + step, length)) for start in range(0, length, step)]
         for length, step in zip(shape, steps, strict=True)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from gncli.errors import FormatError, OutputError
 from gncli.layout import Run
-from gncli.tensors.address import reason
+from gncli.tensors.address import reason, require_numeric
 from gncli.tensors.npy import NpySink, NpySource
-from gncli.tensors.npy_header import header_bytes, read_header
+from gncli.tensors.npy_header import Check, header_bytes, read_header
 from gncli.tensors.pipe import (
     CHUNK,
     LARGE,
@@ -38,11 +38,11 @@ class StreamSource:
 
     forkable = False
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    def __init__(self, stream: Stream, check: Check = require_numeric) -> None:
+        self._stream, self._check = stream, check
         self.address = stream.address
         stream.skip()
-        header = read_header(stream.take, stream.address)
+        header = read_header(stream.take, stream.address, check)
         self.shape, self.dtype, self.fortran = header.shape, header.dtype, header.fortran
         self._place = 0  # of the next element
         self._turn = threading.Condition()
@@ -81,7 +81,7 @@ class StreamSource:
             raise no_room(error, self.address) from None
         if copied < self.nbytes:
             raise self._truncated(copied)
-        return NpySource(self.address, file)
+        return NpySource(self.address, file, check=self._check)
 
     def abandon(self) -> None:
         """Let go of the readers that wait for data, or for their turn."""
