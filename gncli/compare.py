@@ -152,7 +152,8 @@ class Pair:
             if found.worst >= 0:
                 found = replace(found, worst=place_at(runs, found.worst))
             places = places_of(runs) if guesses else np.zeros(0, np.int64)
-            missing = [count_missing(side) if masked else 0 for side, masked in zip((x, y), masks, strict=True)]
+            sides = zip((x, y), masks, strict=True)
+            missing = [count_missing(side) if masked else 0 for side, masked in sides]
             return found, [holds(guess, x, y, places) for guess in guesses], missing
 
         total = Differences()

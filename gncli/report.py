@@ -43,7 +43,7 @@ NESTED = {
     "histogram": BINS,
     "histogram.before": BINS,
     "histogram.after": BINS,
-    **{name: DECODING for name in ("decoded", "decoded_a", "decoded_b", "decoded_x", "decoded_y")},
+    **dict.fromkeys(("decoded", "decoded_a", "decoded_b", "decoded_x", "decoded_y"), DECODING),
 }
 CELLS = ("sample", "group", "channel")
 NAMES = 3  # columns that head a block where a table comes apart: input, shape, dtype

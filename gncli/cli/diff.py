@@ -76,7 +76,8 @@ def diff(
                 if match.array is not None:
                     break  # what comes next on the pipe is not known
                 if len(listed) > 1:
-                    show(record_of(match.a, match.b, {"verdict": f"not compared: {error.message}"}))
+                    found_out = {"verdict": f"not compared: {error.message}"}
+                    show(record_of(match.a, match.b, found_out, settings))
                 continue
             show(record)
             codes.add(0 if record["equal"] else 1)
@@ -91,7 +92,7 @@ def compared(match: Match, settings: Comparison, plot: str | None) -> dict[str, 
         return record_alone(match, settings)
     picture = None
     with opened(match.a, match.b, settings) as pair:
-        record = record_of(match.a, match.b, pair.record(), match.array)
+        record = record_of(match.a, match.b, pair.record(), settings, match.array)
         if plot and isinstance(pair, Pair) and drawable(plot, record):
             from gncli.pictures import difference_picture
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from gncli.errors import AddressError, FormatError
 from gncli.layout import Run
-from gncli.tensors.address import NPY_MAGIC, open_file, pasted, split
-from gncli.tensors.npy_header import Header, header_bytes, read_header
+from gncli.tensors.address import NPY_MAGIC, open_file, pasted, require_numeric, split
+from gncli.tensors.npy_header import Check, Header, header_bytes, read_header
 from gncli.tensors.permissions import DEFAULT_MODE
 from gncli.tensors.positioned import POSITIONED, drain, fill
 from gncli.tensors.staging import Joined, Staged
