@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from heapq import nlargest
@@ -21,7 +21,7 @@ from gncli.layout import Layout, Run, group_count, is_interleaved, stretches
 from gncli.missing import count_missing
 from gncli.progress import Progress
 from gncli.stats import tensor_stats
-from gncli.tensors import Source, decoded, decoding_of, expand, open_seekable
+from gncli.tensors import Source, decoded, expand, open_seekable
 from gncli.tensors.address import split
 from gncli.tensors.pipe import stream_at
 from gncli.tensors.reordered import reordered
@@ -142,7 +142,9 @@ class Pair:
             words = self._first(transposed(a.shape, b.shape))
             return head | _nothing() | {"verdict": "; ".join(["the shapes differ", *words])}
         found, missing = self._differences()
-        head |= found.row() | self._worst(found) | self._decoded(missing)
+        head |= found.row() | self._worst(found)
+        for side, source, count in zip("ab", self.given, missing, strict=True):
+            head |= decoded(source, count, f"decoded_{side}")
         groups = None if self.options.groups is None else self.groups(self.options.groups)
         verdict = ["equal within the tolerance" if found.max_abs else "equal"]
         if found.differing:
@@ -152,26 +154,17 @@ class Pair:
             verdict.insert(0, f"the kinds of dtype differ, {a.dtype.name} and {b.dtype.name}")
         return head | {"verdict": "; ".join(verdict)} | (groups.record() if groups else {})
 
-    def _differences(self) -> tuple[Differences, list[int]]:
+    def _differences(self) -> tuple[Differences, tuple[int, int]]:
         """The differences, and how many values are missing in a and in b."""
-        tolerance = self.options.tolerance
-        masks = [decoding is not None and decoding.masks for decoding in map(decoding_of, self.given)]
+        tolerance, (a, b) = self.options.tolerance, self.given
 
-        def compare(a: Floats, b: Floats, start: int) -> tuple[Differences, list[int]]:
-            found = differences(a, b, start, tolerance)
-            sides = zip((a, b), masks, strict=True)
-            return found, [count_missing(side) if masked else 0 for side, masked in sides]
+        def compare(x: Floats, y: Floats, start: int) -> tuple[Differences, int, int]:
+            return differences(x, y, start, tolerance), count_missing(a, x), count_missing(b, y)
 
-        total, missing = Differences(), [0, 0]
-        for part, counts in self.each(self.a, self.b, compare):
-            total += part
-            missing = [count + more for count, more in zip(missing, counts, strict=True)]
-        return total, missing
-
-    def _decoded(self, missing: Sequence[int]) -> dict[str, object]:
-        """How either side was decoded, if it was."""
-        sides = zip("ab", self.given, missing, strict=True)
-        return {f"decoded_{name}": d for name, side, n in sides for d in decoded(side, n).values()}
+        total, missing_a, missing_b = Differences(), 0, 0
+        for part, in_a, in_b in self.each(self.a, self.b, compare):
+            total, missing_a, missing_b = total + part, missing_a + in_a, missing_b + in_b
+        return total, (missing_a, missing_b)
 
     def _worst(self, found: Differences) -> dict[str, object]:
         if found.worst < 0:

@@ -158,7 +158,8 @@ def _flat(record: Record, prefix: str = "") -> dict[str, str]:
     row: dict[str, str] = {}
     for name, value in record.items():
         if name.startswith("decoded") and not prefix:  # as many columns for a tensor that was not decoded
-            value = dict.fromkeys(("stored_dtype", *DECODED, "ignored", "missing")) | (value or {})
+            held = value if isinstance(value, Mapping) else {}
+            value = {**dict.fromkeys(("stored_dtype", *DECODED, "ignored", "missing")), **held}
         if isinstance(value, Mapping):
             row |= _flat(value, f"{prefix}{name}.")
         elif isinstance(value, str):

@@ -179,7 +179,10 @@ def _picker(form: Form, place: tuple[slice, ...]) -> Callable[[NDArray[Any]], An
 def _describe(tile: NDArray[Any], missing: Flags | None, scratch: Scratch) -> Moments:
     """Moments of all elements of a tile together that are not missing, whatever its shape."""
     shape = (1, 1, 1, 1, tile.size)
-    form, flags = form_of(flat_geometry(tile.size), shape), None if missing is None else missing.reshape(shape)
+    form, flags = (
+        form_of(flat_geometry(tile.size), shape),
+        None if missing is None else missing.reshape(shape),
+    )
     return measure_present(form, tile.reshape(shape), flags, scratch)[0]
 
 

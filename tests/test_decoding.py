@@ -155,8 +155,10 @@ def test_xarray_decodes_alike() -> None:
     taken = [
         (code, attributes)
         for code, attributes in PACKINGS
-        if attributes and not {"valid_range", "valid_min", "valid_max", "missing_value"} & {*attributes}
-        and np.size(attributes.get("scale_factor", 0)) == 1 and (code, "_Unsigned") != ("i2", "false")
+        if attributes
+        and not {"valid_range", "valid_min", "valid_max", "missing_value"} & {*attributes}
+        and np.size(attributes.get("scale_factor", 0)) == 1
+        and (code, "_Unsigned") != ("i2", "false")
         and not (code == "i8")
     ]
     given = {f"v{n}": (code, dict(attributes), stored(code)) for n, (code, attributes) in enumerate(taken)}
@@ -172,7 +174,9 @@ for name, v in xarray.open_dataset("f.nc").data_vars.items():
     for name, (code, attributes, _) in given.items():
         found, wanted = decoded(f"/{name}"), np.load(f"{name}.npy")
         # With an offset, xarray takes float64 unless scale and offset are of one type.
-        if "add_offset" not in attributes or type(attributes.get("scale_factor")) is type(attributes["add_offset"]):
+        if "add_offset" not in attributes or type(attributes.get("scale_factor")) is type(
+            attributes["add_offset"]
+        ):
             assert found.dtype == wanted.dtype, (code, attributes)
         if "_FillValue" not in attributes:  # nor does it know netCDF's own fill value
             wanted = np.where(np.isnan(found), np.nan, wanted)
@@ -196,7 +200,8 @@ def packed(**attributes: Any) -> NDArray[np.float64]:
 def test_the_report_says_so(gn: Gn) -> None:
     x = packed(valid_max=275.5)
     missing = np.count_nonzero(np.isnan(x))
-    line = f"decoded: scale_factor 0.01, add_offset 273.15, _FillValue -32768, ignored valid_max; {missing} missing"
+    line = "decoded: scale_factor 0.01, add_offset 273.15, _FillValue -32768, ignored valid_max"
+    line += f"; {missing} missing"
     assert line in gn("stats", "f.h5").stdout.splitlines()
     assert line in gn("normalize", "f.h5", "-g", "2").stdout.splitlines()
     one = record(gn, "stats", "f.h5")
@@ -296,7 +301,10 @@ def test_netcdf4_and_xarray_read_the_output(gn: Gn) -> None:
     import pickle
 
     cases = {
-        "packed": ("i2", {"scale_factor": 0.01, "add_offset": 273.15, "units": "K", "_FillValue": np.int16(-1)}),
+        "packed": (
+            "i2",
+            {"scale_factor": 0.01, "add_offset": 273.15, "units": "K", "_FillValue": np.int16(-1)},
+        ),
         "limits": ("f4", {"valid_min": F4(3), "valid_max": F4(90), "units": "K"}),
         "plain": ("f4", {}),
         "unsigned": ("i1", {"_Unsigned": "true", "_FillValue": np.int8(9)}),
@@ -320,8 +328,12 @@ for name, v in xarray.open_dataset("f.gn.nc").data_vars.items():
         wanted = ((x - mean) / np.sqrt(var + 1e-5)).reshape(SHAPE)
         after = np.load(f"{name}.npz")
         assert np.array_equal(after["mask"], wanted.mask), name
-        assert np.allclose(np.ma.array(after["values"], mask=after["mask"]), wanted, rtol=2e-6, atol=1e-6), name
-        assert np.allclose(np.load(f"{name}.npy"), wanted.filled(np.nan), rtol=2e-6, atol=1e-6, equal_nan=True)
+        assert np.allclose(np.ma.array(after["values"], mask=after["mask"]), wanted, rtol=2e-6, atol=1e-6), (
+            name
+        )
+        assert np.allclose(
+            np.load(f"{name}.npy"), wanted.filled(np.nan), rtol=2e-6, atol=1e-6, equal_nan=True
+        )
 
 
 def test_bool_of_xarray(gn: Gn) -> None:

@@ -124,12 +124,12 @@ def decoding_of(source: Source) -> Decoding | None:
     return found
 
 
-def decoded(source: Source, missing: int | None) -> dict[str, object]:
-    """What a record says of how `source` was decoded: None of HDF5 that was not, nothing of other formats."""
+def decoded(source: Source, missing: int | None, name: str = "decoded") -> dict[str, object]:
+    """What a record says, as `name`, of how `source` was decoded: None of HDF5 that was not, nothing of .npy."""
     if not hasattr(source, "decoding"):
         return {}
     decoding = decoding_of(source)
-    return {"decoded": decoding.record(missing) if decoding else None}
+    return {name: decoding.record(missing) if decoding else None}
 
 
 def mark_missing(sink: Sink) -> None:
