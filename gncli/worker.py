@@ -140,7 +140,7 @@ class Normalizer(Reader):
         return Done(_few([moments]), _few(after), self.check(moments))
 
     def _after(self, form: Form, out: NDArray[Any], missing: Flags | None = None) -> Moments:
-        """Moments of a normalized tile: of each of its lines, if they are long, or else of all of it together."""
+        """Moments of a normalized tile: of each of its lines, if they are long, or else of all of it."""
         tile, scratch = self._widened(out), self.desk.scratch
         if _by_lines(form):
             return measure_present(form, tile, missing, scratch)[0]

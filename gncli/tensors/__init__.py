@@ -125,7 +125,7 @@ def decoding_of(source: Source) -> Decoding | None:
 
 
 def decoded(source: Source, missing: int | None, name: str = "decoded") -> dict[str, object]:
-    """What a record says, as `name`, of how `source` was decoded: None of HDF5 that was not, nothing of .npy."""
+    """What a record says, as `name`, of how `source` was decoded: None if HDF5 was not, nothing of .npy."""
     if not hasattr(source, "decoding"):
         return {}
     decoding = decoding_of(source)

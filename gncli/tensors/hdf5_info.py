@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from gncli.errors import FormatError, GnError
+from gncli.tensors.hdf5_cf import find_decoding
 from gncli.tensors.hdf5_errors import translated
 from gncli.tensors.hdf5_find import find, numeric_dtype, walk
 from gncli.tensors.hdf5_safety import lookup, open_file, require_own
@@ -71,6 +72,7 @@ def _header(address: str, dataset: h5py.Dataset, links: list[dict[str, str]]) ->
         [_filter(*settings.get_filter(index)) for index in range(settings.get_nfilters())],
         {name: _attribute(dataset, name) for name in dataset.attrs},
         links,
+        find_decoding(dataset),
     )
 
 
