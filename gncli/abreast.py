@@ -16,7 +16,7 @@ from gncli.crew import Crew
 from gncli.executors import in_order, threads
 from gncli.layout import Box, Run
 from gncli.progress import Progress
-from gncli.tensors import Source
+from gncli.tensors import Source, decoding_of
 from gncli.tensors.reordered import reordered
 
 Values: TypeAlias = NDArray[Any]
@@ -39,6 +39,7 @@ class Held:
 
     def __init__(self, source: Source, values: Values) -> None:
         self.address, self.shape, self.dtype = source.address, source.shape, source.dtype
+        self.decoding = decoding_of(source)
         self._source, self._values = source, values
 
     def read(self, runs: Sequence[Run], buffer: Values) -> Values:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -22,7 +22,7 @@ from gncli.layout import Run
 from gncli.matching import Match, read_alone
 from gncli.missing import count_missing
 from gncli.stats import tensor_stats
-from gncli.tensors import Source, decoded, decoding_of
+from gncli.tensors import Source, decoded
 from gncli.tensors.address import split, unchanged
 from gncli.tensors.pipe import stream_at
 from gncli.tensors.values import Values, open_any
@@ -136,24 +136,22 @@ class Pair:
         found, right, missing = self._measured(guesses)
         groups = self.groups(self.options.groups) if self.options.groups is not None else None
         head |= found.row(ulp_at(max(found.largest_a, found.largest_b), a.dtype, b.dtype))
-        head |= self._worst(found) | self._decoded(missing)
+        head |= self._worst(found)
+        for side, source, count in zip("ab", self.given, missing, strict=True):
+            head |= decoded(source, count, f"decoded_{side}")
         head["verdict"] = self._verdict(found, right, groups)
         return head | (groups.record() if groups else {})
 
     def _measured(self, guesses: list[Guess]) -> tuple[Differences, list[Guess], list[int]]:
         """Return the differences, which guesses hold on every element, and how many values are missing."""
         tolerance = self.options.tolerance
-        masks = [decoding is not None and decoding.masks for decoding in map(decoding_of, self.given)]
-
-        masks = [decoding is not None and decoding.masks for decoding in map(decoding_of, self.given)]
 
         def compare(x: Floats, y: Floats, runs: list[Run]) -> tuple[Differences, list[bool], list[int]]:
             found = differences(x, y, 0, tolerance)
             if found.worst >= 0:
                 found = replace(found, worst=place_at(runs, found.worst))
             places = places_of(runs) if guesses else np.zeros(0, np.int64)
-            sides = zip((x, y), masks, strict=True)
-            missing = [count_missing(side) if masked else 0 for side, masked in sides]
+            missing = [count_missing(side, values) for side, values in zip(self.given, (x, y), strict=True)]
             return found, [holds(guess, x, y, places) for guess in guesses], missing
 
         total = Differences()
@@ -164,11 +162,6 @@ class Pair:
             sound = [one and other for one, other in zip(sound, held, strict=True)]
             missing = [count + more for count, more in zip(missing, counts, strict=True)]
         return total, [guess for guess, good in zip(guesses, sound, strict=True) if good], missing
-
-    def _decoded(self, missing: Sequence[int | None]) -> Record:
-        """How either side was decoded, if it was."""
-        sides = zip("ab", self.given, missing, strict=True)
-        return {f"decoded_{name}": decoded(side, count)["decoded"] for name, side, count in sides}
 
     def _worst(self, found: Differences) -> Record:
         if found.worst < 0:

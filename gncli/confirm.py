@@ -20,7 +20,7 @@ from gncli.moments import Moments
 from gncli.plan import Plan, plan
 from gncli.recipes import Floats, Places, Recipe, Structure
 from gncli.screen import Affine, Fit, inverse, label_of
-from gncli.tensors import Source, decoding_of
+from gncli.tensors import Source
 
 PIECE = 1 << 15  # elements that are worked on at once: dozens of arrays of them go through the caches
 ROOM = 2 << 20  # bytes of a worker's block
@@ -69,7 +69,6 @@ class Confirmation:
         self.x, self.y, self.structure = x, y, structure
         self._executor, self._jobs, self._advance = executor, jobs, advance
         self._plan: Plan = plan(structure.geometry, x.dtype.itemsize, 0, jobs * ROOM, jobs)
-        self._masks = [found is not None and found.masks for found in map(decoding_of, (x, y))]
         dims = structure.geometry.dims
         self._strides = [prod(dims[axis + 1 :]) for axis in range(5)]
 
@@ -95,11 +94,9 @@ class Confirmation:
 
         def off(x: Floats, y: Any, places: Places, mean: Any, var: Any) -> list[Errors]:
             channel = self.structure.channel(places) if any(a.known for a in affines) else places
-            sides = zip((x, y), self._masks, strict=True)
-            missing = [count_missing(side) if masked else 0 for side, masked in sides]
+            missing = Errors(missing_x=count_missing(self.x, x), missing_y=count_missing(self.y, y))
             return [
-                _errors(recipe, x, y, mean, var, *affine.given(self.structure, channel))
-                + Errors(missing_x=missing[0], missing_y=missing[1])
+                _errors(recipe, x, y, mean, var, *affine.given(self.structure, channel)) + missing
                 for recipe, affine in zip(recipes, affines, strict=True)
             ]
 

@@ -68,7 +68,7 @@ class _Tile(NamedTuple):
         return scale, shift if self.beta is None else shift + self.beta
 
     def scale_in_parts(self) -> tuple[tuple[Any, Any, Any], bool]:
-        """The scale, its upper half and the rest, as `pairs.scale` takes them; whether they and beta are finite."""
+        """The scale, its upper half and the rest, for `pairs.scale`; whether they and beta are finite."""
         high, low = scale_of(self.norm, self.form, self.moments)
         scale: Pair = (self.form.spread(high), self.form.spread(low))
         if self.gamma is not None:

@@ -210,7 +210,7 @@ def _record(
     }
     for name, source in zip("xy", sources, strict=True):
         count = getattr(found[0].errors, f"missing_{name}") if found else None
-        record |= {f"decoded_{name}": record_of for record_of in decoded(source, count).values()}
+        record |= decoded(source, count, f"decoded_{name}")
     return record
 
 

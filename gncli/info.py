@@ -8,10 +8,13 @@ from gncli.layout import channel_axis, divisors, layouts
 from gncli.tensors import inspect
 
 
-def info_file(address: str, *, allow_external: bool = False) -> Iterator[dict[str, object]]:
+def info_file(
+    address: str, *, allow_external: bool = False, raw: bool = False
+) -> Iterator[dict[str, object]]:
     """A record for each numeric tensor that `address` names. Raises GnError."""
     for header in inspect(address, external=allow_external):
         stored = header.stored_bytes
+        decoding = None if raw else header.decoding
         yield {
             "schema": 1,
             "input": header.address,
@@ -28,6 +31,7 @@ def info_file(address: str, *, allow_external: bool = False) -> Iterator[dict[st
             "filters": header.filters,
             "attributes": header.attributes,
             "links": header.links,
+            "decoded": decoding.record(None) if decoding else None,
             "groups": valid_groups(header.shape),
         }
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from gncli.measure import Left, measure
 from gncli.moments import NOTHING, Moments, merge, pool, stack
 from gncli.scratch import Scratch
-from gncli.tile import Form, Run
+from gncli.tensors import Source, decoding_of
+from gncli.tile import Form, Row
 
 Flags: TypeAlias = NDArray[np.bool_]
 
@@ -34,8 +35,15 @@ def find_missing(values: NDArray[Any]) -> Flags | None:
     return missing if missing.any() else None
 
 
-def count_missing(values: NDArray[Any]) -> int:
-    missing = find_missing(values)
+def may_miss(source: Source) -> bool:
+    """Whether values of `source` may be missing."""
+    decoding = decoding_of(source)
+    return decoding is not None and decoding.masks
+
+
+def count_missing(source: Source, values: NDArray[Any]) -> int:
+    """The number of missing ones among values of `source`."""
+    missing = find_missing(values) if may_miss(source) else None
     return 0 if missing is None else int(np.count_nonzero(missing))
 
 
@@ -63,6 +71,24 @@ def _measure_run(values: NDArray[Any], scratch: Scratch, twofold: bool) -> Momen
     runs = [run for run in (values[:whole], values[whole:]) if run.size]
     parts = [measure(_form(run.size), run.reshape(1, 1, 1, 1, -1), scratch, twofold)[0] for run in runs]
     return merge(pool(parts)) if parts else NOTHING
+
+
+class Run(Row):
+    """Any number of elements of one cell, in chunks if they make up whole ones.
+
+    Unlike that of other forms, its chunks are not fitted to the number, which would take longer than the sum.
+    """
+
+    CHUNK = 512
+
+    def __init__(self, size: int) -> None:
+        Form.__init__(self, (1, 1, 1, 1, size))
+        self.step = size
+        self._split = (1, 1, 1, 1, 1, size)
+        self.chunks = (1, 1, 1, 1, size // self.CHUNK, self.CHUNK) if size % self.CHUNK == 0 else None
+        self.lines = self.chunks is not None
+        self._ones = np.ones(self.CHUNK)
+        self.count, self.none, self.one = self.each, 0.0, 1.0
 
 
 @lru_cache(maxsize=1024)

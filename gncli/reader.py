@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from gncli import kernel
 from gncli.layout import Box, Geometry
 from gncli.measure import measure_lines
-from gncli.missing import Flags, find_missing, measure_present
+from gncli.missing import Flags, find_missing, may_miss, measure_present
 from gncli.moments import Moments, join, stack
 from gncli.plan import Plan
 from gncli.scratch import Scratch, arithmetic
-from gncli.tensors import Source, decoding_of
+from gncli.tensors import Source
 from gncli.tile import Form, form_of
 from gncli.tile import form as form_for
 
@@ -82,8 +82,7 @@ class Reader:
         _HERE[self.key] = self
         self.desk = _desk(plan.tile)
         self.twofold = twofold
-        decoding = decoding_of(source)
-        self.masks = decoding is not None and decoding.masks  # so NaN may stand for a missing value
+        self.masks = may_miss(source)
 
     @cached_property
     def recipe(self) -> bytes:

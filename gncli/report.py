@@ -80,13 +80,14 @@ def reporting(
 
 
 class Json:
-    """An object a line, strict: what is not finite is null."""
+    """An object a line, strict: what is not finite is null. Nothing is said of a tensor that was not decoded."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def add(self, record: Record) -> None:
-        _write(self.stream, _json(_plain(record)))
+        shown = {name: value for name, value in record.items() if value is not None or not _decodes(name)}
+        _write(self.stream, _json(_plain(shown)))
 
     def close(self) -> None:
         pass
@@ -179,6 +180,11 @@ def _json(plain: object, separators: tuple[str, str] | None = None) -> str:
     import json  # not for `gn --help`
 
     return json.dumps(plain, allow_nan=False, separators=separators)
+
+
+def _decodes(name: str) -> bool:
+    """Whether that part of a record says how a tensor was decoded."""
+    return name.startswith("decoded")
 
 
 def _flat(record: Record, prefix: str = "") -> dict[str, str]:

@@ -28,7 +28,7 @@ ROW = 4096  # elements of the last axis that are read at once
 class ChannelMoments(NamedTuple):
     """(samples, channels) each; NaN for a channel that has a value that is neither finite nor missing."""
 
-    count: Floats  # of elements that are not missing
+    sizes: Floats  # of elements that are not missing
     mean: Floats
     m2: Floats
 

@@ -247,24 +247,6 @@ class Row(Rows):
         return float(np.add.reduce(sums, axis=None))
 
 
-class Run(Row):
-    """Any number of elements of one cell, in chunks if they make up whole ones.
-
-    Unlike that of other forms, its chunks are not fitted to the number, which would take longer than the sum.
-    """
-
-    CHUNK = 512
-
-    def __init__(self, size: int) -> None:
-        Form.__init__(self, (1, 1, 1, 1, size))
-        self.step = size
-        self._split = (1, 1, 1, 1, 1, size)
-        self.chunks = (1, 1, 1, 1, size // self.CHUNK, self.CHUNK) if size % self.CHUNK == 0 else None
-        self.lines = self.chunks is not None
-        self._ones = np.ones(self.CHUNK)
-        self.count, self.none, self.one = self.each, 0.0, 1.0
-
-
 class Columns(Form):
     order: tuple[int, ...] = (0, 2, 1, 3, 4)
 

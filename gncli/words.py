@@ -132,6 +132,8 @@ def _header_lines(record: Record) -> dict[str, str]:
     lines["bytes"] = f"{record['bytes']}, stored in {cell(record['stored_bytes'])}{_ratio(record)}"
     if record["filters"]:
         lines["filters"] = _filters(record)
+    for text in decoding(record):
+        lines["decoded"] = text.partition(": ")[2]
     if record["links"]:
         lines["links"] = ", ".join(f"{cell(link['path'])} ({link['kind']})" for link in record["links"])
     return lines | groups | {f"@{cell(name)}": _cut(value) for name, value in record["attributes"].items()}

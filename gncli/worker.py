@@ -140,7 +140,7 @@ class Normalizer(Reader):
         return Done(_few([moments]), _few(after), self.check(moments))
 
     def _after(self, form: Form, out: NDArray[Any], missing: Flags | None = None) -> Moments:
-        """Moments of a normalized tile: of each of its lines, if they are long, or else of all of it together."""
+        """Moments of a normalized tile: of each of its lines, if they are long, or else of all of it."""
         tile, scratch = self._widened(out), self.desk.scratch
         if _by_lines(form):
             return measure_present(form, tile, missing, scratch)[0]
@@ -179,7 +179,10 @@ def _picker(form: Form, place: tuple[slice, ...]) -> Callable[[NDArray[Any]], An
 def _describe(tile: NDArray[Any], missing: Flags | None, scratch: Scratch) -> Moments:
     """Moments of all elements of a tile together that are not missing, whatever its shape."""
     shape = (1, 1, 1, 1, tile.size)
-    form, flags = form_of(flat_geometry(tile.size), shape), None if missing is None else missing.reshape(shape)
+    form, flags = (
+        form_of(flat_geometry(tile.size), shape),
+        None if missing is None else missing.reshape(shape),
+    )
     return measure_present(form, tile.reshape(shape), flags, scratch)[0]
 
 

@@ -39,7 +39,9 @@ def groups_of(x: NDArray[Any], layout: str, groups: int) -> NDArray[Any]:
 
 
 def ungrouped(y: NDArray[Any], shape: tuple[int, ...], layout: str) -> NDArray[Any]:
-    order = [shape[axis] for axis in sorted(range(len(shape)), key=lambda axis: (axis != 0, layout[axis] != "C"))]
+    order = [
+        shape[axis] for axis in sorted(range(len(shape)), key=lambda axis: (axis != 0, layout[axis] != "C"))
+    ]
     return np.moveaxis(y.reshape(order), 1, layout.index("C"))
 
 
@@ -68,8 +70,8 @@ def test_missing_values_are_left_out_and_stay(
     var = parts.var(2, keepdims=True).filled(np.nan)
     wanted = ungrouped((parts.data - mean) / np.sqrt(var + 1e-5), shape, layout)
     for policy in ("propagate", "omit", "fail") if dtype == "f4" else ("propagate",):
-        words = f"normalize f.h5::/x -g {groups} --layout {layout} --nan {policy} -f --format json --dtype float64"
-        done = gn(*words.split())
+        words = f"normalize f.h5::/x -g {groups} --layout {layout} --nan {policy} -f --dtype float64"
+        done = gn(*words.split(), "--format", "json")
         assert done.stderr == ""
         record = json.loads(done.stdout)
         with h5py.File("f.gn.h5") as file:
@@ -82,7 +84,9 @@ def test_missing_values_are_left_out_and_stay(
         for side, of in (("before", values), ("after", wanted)):
             row = record[side]
             assert (row["count"], row["nan"], row["inf"]) == (np.count_nonzero(~missing), 0, 0)
-            assert np.allclose([row["mean"], row["std"]], [np.nanmean(of), np.nanstd(of)], rtol=1e-9, atol=1e-12)
+            assert np.allclose(
+                [row["mean"], row["std"]], [np.nanmean(of), np.nanstd(of)], rtol=1e-9, atol=1e-12
+            )
             assert np.allclose([row["min"], row["max"]], [np.nanmin(of), np.nanmax(of)], rtol=1e-12)
     done = gn(*f"stats f.h5 --by sample --by group -g {groups} --layout {layout} --format json".split())
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -94,9 +98,7 @@ def test_missing_values_are_left_out_and_stay(
 
 
 @pytest.mark.parametrize(("shape", "layout", "groups"), LAYOUTS)
-def test_other_nan_still_follow_the_policy(
-    shape: tuple[int, ...], layout: str, groups: int, gn: Gn
-) -> None:
+def test_other_nan_still_follow_the_policy(shape: tuple[int, ...], layout: str, groups: int, gn: Gn) -> None:
     random = np.random.default_rng(1)
     x = random.standard_normal(shape).astype("f4")
     missing = random.random(shape) < 0.2
@@ -106,7 +108,18 @@ def test_other_nan_still_follow_the_policy(
     with h5py.File("f.h5", "w") as file:
         file["x"] = x
         file["x"].attrs["missing_value"] = np.float32(1e20)
-    words = ["normalize", "f.h5::/x", "-g", str(groups), "--layout", layout, "-f", "--format", "json", "--nan"]
+    words = [
+        "normalize",
+        "f.h5::/x",
+        "-g",
+        str(groups),
+        "--layout",
+        layout,
+        "-f",
+        "--format",
+        "json",
+        "--nan",
+    ]
     assert "holds NaN or infinity, 1 or more" in gn(*words, "fail", code=1).stderr
     values = groups_of(np.where(missing, np.nan, x.astype("f8")), layout, groups)
     mean, var = np.nanmean(values, 2, keepdims=True), np.nanvar(values, 2, keepdims=True)

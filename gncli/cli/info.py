@@ -11,7 +11,7 @@ from gncli.report import reporting
 
 @click.command(cls=Command)
 @options.inputs_opts
-@options.allow_external_opt
+@options.hdf5_opts
 @options.words_opts
 @click.pass_context
 def info(
@@ -21,6 +21,7 @@ def info(
     from_file: str | None,
     null: bool,
     allow_external: bool,
+    raw: bool,
     format: str,
     quiet: bool,
 ) -> None:
@@ -38,6 +39,6 @@ def info(
             with attempt(given):
                 again = True
                 while again:
-                    for record in info_file(given, allow_external=allow_external):
+                    for record in info_file(given, allow_external=allow_external, raw=raw):
                         show(record)
                     again = more(given)

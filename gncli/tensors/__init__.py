@@ -136,10 +136,10 @@ def decoding_of(source: Source) -> Decoding | None:
     return found
 
 
-def decoded(source: Source, missing: int | None) -> dict[str, object]:
-    """Return what a record says of how `source` was decoded: {"decoded": None} if it was not."""
+def decoded(source: Source, missing: int | None, name: str = "decoded") -> dict[str, object]:
+    """Return what a record says, as `name`, of how `source` was decoded: None if it was not."""
     decoding = decoding_of(source)
-    return {"decoded": decoding.record(missing) if decoding else None}
+    return {name: decoding.record(missing) if decoding else None}
 
 
 def mark_missing(sink: Sink) -> None:

@@ -199,7 +199,9 @@ def decoding_of(attributes: Mapping[str, Any], stored: np.dtype[Any], default: b
         ignored.append(name)
         return None
 
-    factors = {name: _numeric(attributes[name]) for name in ("scale_factor", "add_offset") if name in attributes}
+    factors = {
+        name: _numeric(attributes[name]) for name in ("scale_factor", "add_offset") if name in attributes
+    }
     scalars = {name: value[0] for name, value in factors.items() if value is not None and value.size == 1}
     if len(scalars) < len(factors):
         ignored += factors
@@ -214,9 +216,9 @@ def decoding_of(attributes: Mapping[str, Any], stored: np.dtype[Any], default: b
     limits = numbers("valid_range", 2)
     if limits is None:
         ends = [numbers(name, 1) for name in ("valid_min", "valid_max")]
-        limits_of: list[Any] = [None if end is None else end[0] for end in ends]
+        least, most = (None if end is None else end[0] for end in ends)
     else:
-        limits_of = list(limits)
+        least, most = limits
     decoding = Decoding(
         stored,
         scalars.get("scale_factor"),
@@ -224,7 +226,8 @@ def decoding_of(attributes: Mapping[str, Any], stored: np.dtype[Any], default: b
         unsigned,
         boolean,
         tuple(fills),
-        *limits_of,
+        least,
+        most,
         by_default,
         shown,
         tuple(ignored),

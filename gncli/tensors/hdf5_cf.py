@@ -67,5 +67,3 @@ def remove_outdated(dataset: h5py.Dataset) -> None:
 def mark_missing(dataset: h5py.Dataset) -> None:
     """Say that NaN stands for missing values: of the dataset's dtype, as netCDF demands."""
     dataset.attrs.create("_FillValue", np.array([np.nan]), dtype=dataset.dtype)
-
-

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from gncli.errors import FormatError, GnError
+from gncli.tensors.hdf5_cf import find_decoding
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.tensors.hdf5_find import find, numeric_dtype, walk
 from gncli.tensors.hdf5_safety import encoded, lookup, open_file, require_own
@@ -78,6 +79,7 @@ def _header(address: str, dataset: h5py.Dataset, links: list[dict[str, str]]) ->
         filters,
         {_text(name): _attribute(dataset, name) for name in dataset.attrs},
         links,
+        find_decoding(dataset),
     )
 
 

@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from gncli.tensors.decoding import Decoding
+
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """`stored_bytes` is what the elements take in the file. The last five are HDF5's."""
+    """`stored_bytes` is what the elements take in the file. The last six are HDF5's.
+
+    `dtype` is as stored. `decoding` is what `open_source` would do to the numbers.
+    """
 
     address: str
     shape: tuple[int, ...]
@@ -24,6 +29,7 @@ class TensorHeader:
     filters: list[dict[str, object]] = field(default_factory=list)
     attributes: dict[str, object] = field(default_factory=dict)
     links: list[dict[str, str]] = field(default_factory=list)  # other paths that lead to it
+    decoding: Decoding | None = None
 
     @property
     def nbytes(self) -> int:
