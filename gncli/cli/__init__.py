@@ -113,7 +113,7 @@ def edge() -> Iterator[None]:
         yield
     except click.ClickException as error:  # click has words and codes of its own
         if not isinstance(error, HELP):
-            error.message = printable(error.message)  # they quote what was given, and a terminal obeys it
+            error.message = printable(error.message)  # type: ignore[misc]  # they quote what was given, and a terminal obeys it
         raise
     except (click.Abort, click.exceptions.Exit):
         raise
