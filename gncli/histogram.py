@@ -88,9 +88,9 @@ class IntegerHistogram(Histogram):
         low, high = Fraction(least), Fraction(most)
         if low == high:
             low, high = low - Fraction(1, 2), high + Fraction(1, 2)
-        self._edges = [ceil(low + (high - low) * index / bins) for index in range(bins + 1)]
+        self._integers = [ceil(low + (high - low) * index / bins) for index in range(bins + 1)]
         # The first edge is the least element, and the last bin is closed.
-        self._starts = np.array([edge - least for edge in self._edges[1:-1]], np.uint64)
+        self._starts = np.array([edge - least for edge in self._integers[1:-1]], np.uint64)
         self.counts = np.zeros(bins, np.int64)
 
     def count(self, values: NDArray[Any]) -> NDArray[np.int64]:
@@ -100,7 +100,7 @@ class IntegerHistogram(Histogram):
         return np.bincount(place, minlength=len(self.counts)).astype(np.int64)
 
     def row(self) -> dict[str, list[Any]]:
-        return {"edges": self._edges, "counts": self.counts.tolist()}
+        return {"edges": self._integers, "counts": self.counts.tolist()}
 
 
 def of_statistics(statistics: Mapping[str, Any], bins: int = BINS) -> Histogram | None:
