@@ -83,6 +83,8 @@ class IntegerHistogram(Histogram):
     The edges are those of equal bins, rounded up to integers; this moves no integer from bin to bin.
     """
 
+    _edges: list[int]  # type: ignore[assignment]  # exact, where float64 is not
+
     def __init__(self, least: int, most: int, bins: int = BINS) -> None:
         self._least = least
         low, high = Fraction(least), Fraction(most)

@@ -33,11 +33,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(commands: list[str], folder: Path) -> list[str]:
-    """What a person sees of each command, stdout and stderr as they come, in one shell."""
+    """Return what a person sees of each command, stdout and stderr as they come, pasted into one shell.
+
+    The commands are on the shell's standard input: one that reads it takes the rest of the paste.
+    """
     script = "".join(f"{command}\n{{ code=$?; printf '\\0'; (exit $code); }}\n" for command in commands)
     done = subprocess.run(
-        ["bash", "-c", script], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, check=False, timeout=120,
+        ["bash"], input=script, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        check=False, timeout=500,
     )  # fmt: skip
     return done.stdout.split("\0")[:-1]
 
@@ -54,13 +57,35 @@ def as_shown(expected: str) -> str:
     return "".join(r"(?:.*\n)*?" if line == "...\n" else re.escape(line) for line in lines)
 
 
-@pytest.mark.parametrize("block", CONSOLE, ids=lambda block: block.splitlines()[0][2:42])
-def test_console(block: str, folder: Path) -> None:
-    commands = [command for command, _ in steps(block)]
-    for (command, expected), shown in zip(steps(block), run(commands, folder), strict=True):
+def check(pasted: list[tuple[str, str]], folder: Path) -> None:
+    """Run commands in one shell, and compare with what is shown of each."""
+    for (command, expected), shown in zip(
+        pasted, run([command for command, _ in pasted], folder), strict=True
+    ):
         if not re.fullmatch(as_shown(expected), shown):
             assert shown == expected, command  # not equal: for pytest to show where they part
             pytest.fail(f"{command}: not as shown:\n{shown}")
+
+
+@pytest.mark.parametrize("block", CONSOLE, ids=lambda block: block.splitlines()[0][2:42])
+def test_console(block: str, folder: Path) -> None:
+    check(steps(block), folder)
+
+
+def test_the_whole_page_in_one_paste(folder: Path) -> None:
+    """Twice, each time after the line that sets up: no block fails because of what others have left."""
+    page = [step for block in CONSOLE for step in steps(block)]
+    check([(installed(SETUP[0]), "...\n"), *page, (installed(SETUP[0]), "...\n"), *page], folder)
+
+
+def installed(line: str) -> str:
+    """Return the command of the set-up line that comes when gn is installed, for the gn on the path."""
+    return line.rpartition("&& ")[2].removeprefix(".venv/bin/")
+
+
+def test_nothing_is_set_for_the_rest_of_the_page() -> None:
+    commands = [command for block in CONSOLE for command, _ in steps(block)]
+    assert not [command for command in commands if re.match(r"export|cd|set|alias|\w+=\S*$", command)]
 
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
@@ -75,9 +100,9 @@ def test_setup_lines(folder: Path) -> None:
     assert "\n" not in first + second
     assert f"<!-- test -->\n```sh\n{second}\n```" in README
     assert second.endswith(".venv/bin/python -m pytest")
-    command = first.rpartition("&& ")[2]
-    assert command == ".venv/bin/gn normalize sample_data/activations.npy --groups 4"
-    assert "sample_data/activations.gn.npy" in run([command.removeprefix(".venv/bin/")], folder)[0]
+    assert first.endswith("&& .venv/bin/gn normalize sample_data/activations.npy --groups 4 --force")
+    shown = run([installed(first)] * 2, folder)  # it may be pasted again
+    assert all(text.endswith("\n\nwrote sample_data/activations.gn.npy\n") for text in shown)
     assert (folder / "sample_data/activations.gn.npy").exists()
 
 
