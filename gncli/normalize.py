@@ -180,8 +180,8 @@ def normalize_file(
         "before": outcome.before.row(whole=source.dtype.kind in "iu"),
         "after": outcome.after.row(),
         "output_dtype": dtype.name,
-        "one_sample": sample_axis(word) is None,
         **{key: value for key, value in done.items() if key not in ("groups", "eps", "grouping", "layout")},
+        "one_sample": sample_axis(word) is None,
         "bytes": size,
         "seconds": round(time.monotonic() - began, 6),
     }

@@ -158,8 +158,8 @@ channels_per_group_opt = click.option(
 )  # fmt: skip
 layout_opt = click.option(
     "--layout", metavar="WORD", callback=values.layout_word,
-    help="A letter an axis, as NCHW, NHWC, NLC, CHW; N, or B, is the sample; or channels_first, channels_last.  "
-    "[default: channels first]",
+    help="A letter an axis, as NCHW, NHWC, NLC, CHW; N, or B, is the sample; or channels_first, "
+    "channels_last.  [default: channels first]",
 )  # fmt: skip
 only_layout_opt = click.option(
     "--layout",
