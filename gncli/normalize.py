@@ -201,8 +201,8 @@ def normalize_file(
         "after": outcome.after.row(),
         "output_dtype": dtype.name,
         **decoded(source, missing),
-        "one_sample": sample_axis(word) is None,
         **{key: value for key, value in done.items() if key not in ("groups", "eps", "grouping", "layout")},
+        "one_sample": sample_axis(word) is None,
         "bytes": size,
         "seconds": round(time.monotonic() - began, 6),
     }
