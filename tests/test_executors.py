@@ -105,27 +105,38 @@ def test_an_exception_surfaces_before_further_tasks_are_drawn() -> None:
 @pytest.mark.parametrize("end", ["a task fails", "the consumer leaves"])
 def test_what_is_under_way_is_waited_for(end: str) -> None:
     """When the generator is left, nothing that it began still reads or writes."""
-    gate, ended = threading.Event(), []
+    gate, begun, ended = threading.Event(), threading.Semaphore(0), []
+
+    def four_begun() -> bool:
+        """Whether tasks 1 to 4, or where 1 fails 2 to 5, run: one that only waits its turn is cancelled."""
+        return all(begun.acquire(timeout=60) for _ in range(4))
 
     def task(number: int) -> int:
         if number == 1 and end == "a task fails":
+            assert four_begun()
             raise ValueError("second")
+        if number > 0:
+            begun.release()
         if number > 1:
-            assert gate.wait(10)
+            assert gate.wait(60)
         ended.append(number)
         return number
 
     with ThreadPoolExecutor(8) as executor:
         results: Iterator[Any] = in_order(executor, task, count(), 5)
         assert next(results) == 0
-        threading.Timer(0.05, gate.set).start()
+        opener = threading.Timer(0.05, gate.set)
         if end == "a task fails":
+            opener.start()
             with pytest.raises(ValueError, match="second"):
                 next(results)
             assert sorted(ended) == [0, 2, 3, 4, 5]
         else:
+            assert four_begun()
+            opener.start()
             results.close()  # type: ignore[attr-defined]
             assert sorted(ended) == [0, 1, 2, 3, 4]
+        opener.join()
 
 
 # workers

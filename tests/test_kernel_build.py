@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -28,8 +29,19 @@ def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GNCLI_KERNEL", raising=False)
 
 
-def wheel(folder: Path, *, version: str = "standard", root: Path = ROOT) -> Path:
-    """A wheel of `root`. Leaves nothing behind, neither beside the hook nor among temporary files."""
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a wheel is made of. In the tree itself, others may leave files at any time."""
+    copy = tmp_path_factory.mktemp("tree")
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("gncli", ".packaging"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+def wheel(folder: Path, root: Path, *, version: str = "standard") -> Path:
+    """Build a wheel of `root`. Leaves nothing behind, neither beside the hook nor among temporary files."""
     built = Path(next(WheelBuilder(str(root)).build(directory=str(folder), versions=[version])))
     assert not (root / ".packaging" / "__pycache__").exists()
     assert not list(Path(tempfile.gettempdir()).iterdir())
@@ -56,16 +68,16 @@ def test_it_compiles_without_a_warning(
 
 
 @pytest.mark.usefixtures("kernel")  # or a skip
-def test_a_wheel_has_the_module_and_not_its_source(tmp_path: Path) -> None:
-    built = wheel(tmp_path)
+def test_a_wheel_has_the_module_and_not_its_source(tmp_path: Path, tree: Path) -> None:
+    built = wheel(tmp_path, tree)
     assert not built.name.endswith("none-any.whl")
     assert PRODUCT in names(built)
     assert not [name for name in names(built) if name.endswith(".c") or "packaging" in name]
 
 
 @pytest.mark.usefixtures("kernel")
-def test_so_has_an_editable_one(tmp_path: Path) -> None:
-    found = names(wheel(tmp_path, version="editable"))
+def test_so_has_an_editable_one(tmp_path: Path, tree: Path) -> None:
+    found = names(wheel(tmp_path, tree, version="editable"))
     assert PRODUCT in found
     assert "gncli/__init__.py" not in found
 
@@ -85,11 +97,12 @@ def test_without_a_compiler_it_is_pure_python_and_says_so(
     cc: str,
     why: str,
     tmp_path: Path,
+    tree: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("CC", cc)
-    built = wheel(tmp_path, version=version)
+    built = wheel(tmp_path, tree, version=version)
     assert built.name.endswith("-py3-none-any.whl")
     assert PRODUCT not in names(built)
     said = capfd.readouterr().err.splitlines()
@@ -107,10 +120,10 @@ def test_what_the_compiler_says_is_the_reason(
 
 
 def test_nothing_is_compiled_where_that_is_not_wanted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GNCLI_KERNEL", "0")
-    assert wheel(tmp_path).name.endswith("-py3-none-any.whl")
+    assert wheel(tmp_path, tree).name.endswith("-py3-none-any.whl")
     assert capfd.readouterr().err == ""
 
 
@@ -141,4 +154,4 @@ def test_an_sdist_holds_all_that_a_wheel_is_made_of(tmp_path: Path) -> None:
     with tarfile.open(built) as archive:
         archive.extractall(tmp_path, filter="data")
     (root,) = tmp_path.glob("gncli-*/")
-    assert PRODUCT in names(wheel(tmp_path, root=root))
+    assert PRODUCT in names(wheel(tmp_path, root))
