@@ -57,7 +57,7 @@ def reporting(
 
 
 class Json:
-    """An object a line, strict: what is not finite is null. Nothing is said of a tensor that was not decoded."""
+    """An object a line, strict: what is not finite is null. What was not decoded has no `decoded`."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
