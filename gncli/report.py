@@ -57,7 +57,10 @@ def reporting(
 
 
 class Json:
-    """An object a line, strict: what is not finite is null. What was not decoded has no `decoded`."""
+    """An object a line, strict: what is not finite is null.
+
+    Nothing is said of decoding where a tensor was not decoded.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
