@@ -112,7 +112,8 @@ def edge() -> Iterator[None]:
         yield
     except click.ClickException as error:  # click has words and codes of its own
         if not isinstance(error, HELP):
-            error.message = printable(error.message)  # they quote what was given, and a terminal obeys it
+            # They quote what was given, and a terminal obeys it. (To a type checker, `message` is final.)
+            vars(error)["message"] = printable(error.message)
         raise
     except (click.Abort, click.exceptions.Exit):
         raise

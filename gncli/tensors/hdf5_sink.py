@@ -18,6 +18,7 @@ from gncli.tensors.hdf5 import Hdf5Source, open_dataset, select
 from gncli.tensors.hdf5_chunks import ChunkPacker, ChunkWriter, Coding, raw
 from gncli.tensors.hdf5_datasets import contiguous, create, like, make_way, replace, space_of, takes_values
 from gncli.tensors.hdf5_grid import hyperslabs
+from gncli.tensors.hdf5_matlab import is_matlab, mark_variable
 from gncli.tensors.hdf5_output import Hdf5Output
 from gncli.tensors.hdf5_places import Places, places, write_places
 from gncli.tensors.hdf5_safety import lookup
@@ -170,6 +171,8 @@ class Hdf5Sink(Hdf5Part):
         if not isinstance(source, Hdf5Source):
             dataset = create(file, space_of(source.shape), self._dtype, contiguous())
             file[name] = dataset
+            if is_matlab(self._output.path):
+                mark_variable(dataset)
             return dataset
         old = lookup(file, source.name)
         if name != source.name:
