@@ -113,7 +113,8 @@ def edge() -> Iterator[None]:
         yield
     except click.ClickException as error:  # click has words and codes of its own
         if not isinstance(error, HELP):
-            error.message = printable(error.message)  # type: ignore[misc]  # they quote what was given, and a terminal obeys it
+            # They quote what was given, and a terminal obeys it. (To a type checker, `message` is final.)
+            vars(error)["message"] = printable(error.message)
         raise
     except (click.Abort, click.exceptions.Exit):
         raise

@@ -15,6 +15,7 @@ from gncli.errors import FormatError, OutputError
 from gncli.tensors import address, hdf5_safety
 from gncli.tensors.copying import copy_all_but
 from gncli.tensors.hdf5_errors import translated
+from gncli.tensors.hdf5_matlab import create_mat_file, is_matlab
 from gncli.tensors.hdf5_references import Replacements
 from gncli.tensors.permissions import DEFAULT_MODE
 from gncli.tensors.staging import Staged
@@ -95,7 +96,10 @@ class Hdf5Output:
     def open(self) -> h5py.File:
         """The file, for work within `do`."""
         if self._h5 is None:
-            self._h5 = h5py.File(self._numb, self._mode)
+            if self._mode == "w" and is_matlab(self.path):
+                self._h5 = create_mat_file(self._numb)
+            else:
+                self._h5 = h5py.File(self._numb, self._mode)
             self._mode = "r+"
         return self._h5
 

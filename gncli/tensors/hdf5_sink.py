@@ -29,6 +29,7 @@ from gncli.tensors.hdf5_datasets import (
     write_attributes,
 )
 from gncli.tensors.hdf5_grid import hyperslabs
+from gncli.tensors.hdf5_matlab import is_matlab, mark_variable
 from gncli.tensors.hdf5_output import Hdf5Output
 from gncli.tensors.hdf5_part import Hdf5Part
 from gncli.tensors.hdf5_places import places
@@ -181,7 +182,10 @@ class Hdf5Sink(Hdf5Part):
 
     def _make(self, file: h5py.File, old: h5py.Dataset | None) -> h5py.Dataset:
         if old is None:
-            return create(file, space_of(self._shape), self._dtype, contiguous())
+            dataset = create(file, space_of(self._shape), self._dtype, contiguous())
+            if is_matlab(self._output.path):
+                mark_variable(dataset)
+            return dataset
         return like(file, old, self._dtype)
 
     def _in_place(self, file: h5py.File, old: h5py.Dataset) -> tuple[h5py.Dataset, bool]:
