@@ -47,6 +47,7 @@ def diff(
     """
     from gncli.compare import Comparison, compare_files, pairs
     from gncli.difference import Tolerance
+    from gncli.tensors.kept import keep_open
 
     said = any(options.was_said(ctx, name) for name in ("channels_per_group", *options.GROUPING))
     groups = {name: chosen[name] for name in options.GROUPING} | options.chosen_groups(ctx) if said else None
@@ -54,7 +55,7 @@ def diff(
     settings = Comparison(Tolerance(rtol, atol, max_ulp, nan_differ), groups, **rest)
     codes = {0}
     options.check_pictures(False, plot, a, b)
-    with trouble(), reporting(format, quiet=quiet) as show:
+    with trouble(), reporting(format, quiet=quiet) as show, keep_open():
         both = pairs(a, b, allow_external=settings.allow_external)
         options.check_one(plot, len(both))
         for first, second in both:

@@ -38,6 +38,7 @@ def stats(
     """
     from gncli.stats import stats_file, with_histogram
     from gncli.tensors import expand, more
+    from gncli.tensors.kept import keep_open
 
     inputs = options.all_inputs(ctx, inputs, from_file, null)
     options.check_pictures(hist, plot, *inputs)
@@ -45,7 +46,7 @@ def stats(
         raise click.UsageError("--hist and --plot are of whole tensors; drop --by")
     options.check_one(plot, len(inputs))
     chosen |= options.chosen_groups(ctx)
-    with attempts() as attempt, reporting(format, quiet=quiet) as show:
+    with attempts() as attempt, reporting(format, quiet=quiet) as show, keep_open():
         for given in inputs:
             with attempt(given):
                 addresses = expand(given, external=chosen["allow_external"])

@@ -68,7 +68,8 @@ class Hdf5Source:
         self._descriptor: int = file.id.get_vfd_handle()
         self._state = _state(self._descriptor)
         self.places = places(dataset, self._state[0])
-        self.raw = raw(dataset)
+        self.chunks: tuple[int, ...] | None = dataset.chunks
+        self.raw = raw(dataset) if self.chunks else None
         self._chunks = None
         if self.raw and not self.places:
             self._chunks = ChunkReader(self.raw, self._descriptor, self.address, self._box)
@@ -85,9 +86,9 @@ class Hdf5Source:
         `itemsize`: of the sink, or 0 where there is none. Raises BudgetError.
         """
         self.sink_share = LEAST
-        if self.dataset.chunks is None or (self.places and itemsize in (0, self.dtype.itemsize)):
+        if self.chunks is None or (self.places and itemsize in (0, self.dtype.itemsize)):
             return memory, jobs
-        grid = Grid(self.shape, self.dataset.chunks)
+        grid = Grid(self.shape, self.chunks)
         share = max(LEAST, memory // 4)
         largest = grid.size * max(itemsize, self.dtype.itemsize)
         if largest > share:

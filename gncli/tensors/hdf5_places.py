@@ -61,8 +61,9 @@ class Places:
 def places(dataset: h5py.Dataset, size: int) -> Places | None:
     """Of a dataset of a file of `size` bytes; None where values are not there, or not as in memory."""
     settings = dataset.id.get_create_plist()
-    itemsize, nbytes = dataset.dtype.itemsize, dataset.size * dataset.dtype.itemsize
-    if not (POSITIONED and dataset.size and is_plain(dataset) and settings.get_external_count() == 0):
+    count, itemsize = dataset.size, dataset.dtype.itemsize
+    nbytes = count * itemsize
+    if not (POSITIONED and count and is_plain(dataset) and settings.get_external_count() == 0):
         return None
     if settings.get_layout() == h5py.h5d.CONTIGUOUS:
         # Of one that was never written, storage is 0; the offset is no use to tell it by.
@@ -70,7 +71,7 @@ def places(dataset: h5py.Dataset, size: int) -> Places | None:
         offset = dataset.id.get_offset() if allocated else None
         if offset is None or not 0 < offset <= size - nbytes:
             return None
-        return Places(itemsize, dataset.size, dataset.size, np.array([offset]))
+        return Places(itemsize, count, count, np.array([offset]))
     if settings.get_layout() != h5py.h5d.CHUNKED or settings.get_nfilters():
         return None
     return _of_chunks(dataset, size)
