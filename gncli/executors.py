@@ -165,6 +165,9 @@ def in_order(
 
     An exception in a task surfaces here, once those that run have ended; `abandon` has them end at once.
     """
+    if isinstance(executor, AtOnce):
+        yield from map(function, tasks)
+        return
     waiting, sizes = iter(tasks), iter(lots)
     under_way: deque[Future[list[Result]]] = deque()
     try:

@@ -52,6 +52,7 @@ def diff(
     from gncli.compare import Comparison, record_of
     from gncli.difference import Tolerance
     from gncli.matching import is_piped, matches
+    from gncli.tensors.kept import keep_open
 
     said = any(options.was_said(ctx, name) for name in ("channels_per_group", *options.GROUPING))
     groups = {name: chosen[name] for name in options.GROUPING} | options.chosen_groups(ctx) if said else None
@@ -61,7 +62,7 @@ def diff(
     options.check_clash(ctx, ["format"], "quiet")
     options.check_pictures(False, plot, a, b)
     require_apart(options.reads(ctx, (a, b)), options.pictures(plot))
-    with trouble(), reporting(format, quiet=quiet) as show:
+    with trouble(), reporting(format, quiet=quiet) as show, keep_open():
         found = matches(a, b, external=settings.allow_external)
         # The arrays of a pipe are known one at a time.
         listed = [] if is_piped(a, b) else list(found)

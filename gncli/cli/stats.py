@@ -42,6 +42,7 @@ def stats(
     """
     from gncli.stats import stats_file, with_histogram
     from gncli.tensors import expand, more
+    from gncli.tensors.kept import keep_open
 
     inputs = options.all_inputs(ctx, inputs, from_file, null)
     hist, plot, chosen["by"] = _whole_or_parts(ctx, hist, plot, chosen["by"])
@@ -53,7 +54,7 @@ def stats(
     asked = any(options.on_command_line(ctx, name) for name in SPLITTING)
     if asked and "channel" in chosen["by"]:
         chosen["by"] += ("group",)  # the group that each channel is in
-    with attempts() as attempt, reporting(format, quiet=quiet) as show:
+    with attempts() as attempt, reporting(format, quiet=quiet) as show, keep_open():
         for given in inputs:
             with attempt(given):
                 addresses = expand(given, external=chosen["allow_external"])

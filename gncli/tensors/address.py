@@ -35,9 +35,11 @@ def split(address: str) -> tuple[str, str | None]:
     places = [found.start() for found in _COLONS.finditer(address)]
     if not places or os.path.exists(address):  # a file may have `::` in its own name
         return address, None
-    place = next((place for place in reversed(places) if os.path.isfile(address[:place])), places[0])
+    place = places[0]
+    if len(places) > 1:
+        place = next((place for place in reversed(places) if os.path.isfile(address[:place])), place)
     path, name = address[:place], address[place + 2 :]
-    if suffix(address) in SUFFIXES and suffix(path) not in SUFFIXES:
+    if suffix(path) not in SUFFIXES and suffix(address) in SUFFIXES:
         return address, None  # such a file that is yet to be
     return path, "/" + "/".join(part for part in name.split("/") if part)
 

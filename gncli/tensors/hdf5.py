@@ -84,7 +84,8 @@ class Hdf5Source:
         self._descriptor: int = file.id.get_vfd_handle()
         self._state = _state(self._descriptor)
         self.places = places(dataset, self._state[0])
-        self.raw = raw(dataset)
+        self._chunk_shape: tuple[int, ...] | None = dataset.chunks
+        self.raw = raw(dataset) if self._chunk_shape else None
         self._chunks = None
         if self.raw and not self.places:
             self._chunks = ChunkReader(self.raw, self._descriptor, self.address, self._box)
@@ -101,9 +102,9 @@ class Hdf5Source:
         `itemsize`: of the sink, or 0 where there is none. Raises BudgetError.
         """
         self.sink_share = LEAST
-        if self.dataset.chunks is None or (self.places and itemsize in (0, self.stored.itemsize)):
+        if self._chunk_shape is None or (self.places and itemsize in (0, self.stored.itemsize)):
             return memory, jobs
-        grid = Grid(self.shape, self.dataset.chunks)
+        grid = Grid(self.shape, self._chunk_shape)
         share = max(LEAST, memory // 4)
         largest = grid.size * max(itemsize, self.stored.itemsize)
         if largest > share:
@@ -153,8 +154,7 @@ class Hdf5Source:
     @property
     def chunks(self) -> tuple[int, ...] | None:
         """The shape of what has to be decoded as a whole; None where elements are read one by one."""
-        chunks: tuple[int, ...] | None = None if self.places or not self.dataset.size else self.dataset.chunks
-        return chunks
+        return None if self.places or not self.dataset.size else self._chunk_shape
 
     def keep(self, nbytes: int) -> None:
         """Keep up to so many bytes of decoded chunks for the reads to come, and one in any case."""

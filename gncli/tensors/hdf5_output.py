@@ -70,7 +70,7 @@ class Hdf5Output:
         adding: bool = False,
     ) -> None:
         self.path = path
-        self.origin = origin and os.path.realpath(origin)
+        self._origin = origin
         self.adding = adding
         self._over = False
         self._h5: h5py.File | None = None
@@ -88,6 +88,11 @@ class Hdf5Output:
         except BaseException:
             self.discard()
             raise
+
+    def is_copy_of(self, path: str) -> bool:
+        """Whether the file is a copy of the one at `path`, with datasets exchanged or added."""
+        origin = self._origin
+        return origin is not None and (origin == path or os.path.realpath(origin) == os.path.realpath(path))
 
     @property
     def descriptor(self) -> int:

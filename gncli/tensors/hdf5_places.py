@@ -64,8 +64,9 @@ def places(dataset: h5py.Dataset, size: int) -> Places | None:
     with closing(dataset.id.get_create_plist()) as settings:
         outside, layout = settings.get_external_count() > 0, settings.get_layout()
         filtered = settings.get_nfilters() > 0
-    itemsize, nbytes = dataset.dtype.itemsize, dataset.size * dataset.dtype.itemsize
-    if not (POSITIONED and dataset.size and is_plain(dataset)) or outside:
+    count, itemsize = dataset.size, dataset.dtype.itemsize
+    nbytes = count * itemsize
+    if not (POSITIONED and count and is_plain(dataset)) or outside:
         return None
     if layout == h5py.h5d.CONTIGUOUS:
         # Of one that was never written, storage is 0; the offset is no use to tell it by.
@@ -73,7 +74,7 @@ def places(dataset: h5py.Dataset, size: int) -> Places | None:
         offset = dataset.id.get_offset() if allocated else None
         if offset is None or not 0 < offset <= size - nbytes:
             return None
-        return Places(itemsize, dataset.size, dataset.size, np.array([offset]))
+        return Places(itemsize, count, count, np.array([offset]))
     if layout != h5py.h5d.CHUNKED or filtered:
         return None
     return _of_chunks(dataset, size)

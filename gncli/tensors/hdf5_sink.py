@@ -33,7 +33,7 @@ from gncli.tensors.hdf5_matlab import is_matlab, mark_variable
 from gncli.tensors.hdf5_output import Hdf5Output
 from gncli.tensors.hdf5_part import Hdf5Part
 from gncli.tensors.hdf5_places import places
-from gncli.tensors.hdf5_safety import link_name, lookup
+from gncli.tensors.hdf5_safety import encoded, link_name
 from gncli.tensors.permissions import mode_for
 
 if TYPE_CHECKING:
@@ -121,7 +121,10 @@ class Hdf5Sink(Hdf5Part):
         if not self._fortran:  # HDF5 knows only C order
             # HDF5 makes the file as long as it has to be when it is flushed.
             self._places = places(dataset, MAX if made else os.fstat(self._output.descriptor).st_size)
-        if self._places or not dataset.chunks or not isinstance(source, Hdf5Source):
+        if self._places:
+            if self._large:
+                self._close()
+        elif not dataset.chunks or not isinstance(source, Hdf5Source):
             self._dataset = dataset
         elif source.raw and (found := raw(dataset, new=True)):
             self._dataset = dataset
@@ -131,8 +134,6 @@ class Hdf5Sink(Hdf5Part):
             path = h5py.h5i.get_name(dataset.id)
             del dataset  # an object that is open already would keep its first cache
             self._dataset = open_dataset(file, path, source.sink_share, chunk_bytes)
-        if self._places and self._large:
-            self._close()
 
     def _close(self) -> None:
         if self._large:
@@ -157,8 +158,9 @@ class Hdf5Sink(Hdf5Part):
         """The dataset to be written, and whether it is a new one."""
         old = None
         if isinstance(source, Hdf5Source):
-            at_home = self._output.origin == os.path.realpath(source.path)
-            old = lookup(file, source.name) if at_home else source.dataset
+            at_home = source.home == source.path and self._output.is_copy_of(source.path)
+            # A copy has the same links, which were followed one by one in the source.
+            old = h5py.Dataset(h5py.h5d.open(file.id, encoded(source.name))) if at_home else source.dataset
             if at_home and name == source.name:
                 self._require_force(force or not self._output.adding)
                 return self._in_place(file, old)

@@ -61,7 +61,8 @@ def keep(path: str, before: tuple[int, ...] | None, file: Any) -> None:
     """Have others borrow `file`, which was just opened at `path`; `before` is its identity then."""
     with _lock:
         if _scopes and before is not None:
-            _drop([kept for kept in _kept if not kept.users][: len(_kept) + 1 - MOST])
+            unused = [kept for kept in _kept if not kept.users]
+            _drop(unused[: max(0, len(_kept) + 1 - MOST)])
             _kept.append(_Kept(path, before, file))
 
 
