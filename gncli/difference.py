@@ -165,7 +165,7 @@ def _of_finite(a: Floats, b: Floats, x: Floats, y: Floats, start: int, tolerance
         close[vast] = _within(x[vast], y[vast], rtol, atol)
         near = near | (vast & _within(x, y, rtol, 0.0))  # which needs no atol
     most, worst = float(off.max()), int(np.argmax(off))
-    most_ulp = float(ulp.max())
+    most_ulp = _exact(ulp)
     nonzero = size > 0
     everywhere = bool(nonzero.all())
     relative = off / size if everywhere else off[nonzero] / size[nonzero]
@@ -181,9 +181,8 @@ def _of_finite(a: Floats, b: Floats, x: Floats, y: Floats, start: int, tolerance
         max_abs=most,
         max_rel=float(relative.max(initial=0.0)),
         max_ulp=most_ulp,
-        # With no other tolerance, the least ones are the largest differences.
-        passing_atol=most if rtol == 0 and max_ulp is None else _least_atol(off[~near], size[~near], rtol),
-        passing_ulp=most_ulp if rtol == atol == 0 else float(ulp[~close].max(initial=0.0)),
+        passing_atol=_at_least(off[~near]) if rtol == 0 else _least_atol(off[~near], size[~near], rtol),
+        passing_ulp=_exact(ulp[~close]) if rtol or atol else most_ulp,
         largest_a=float(np.abs(x).max()),
         largest_b=float(size.max()),
         worst=start + worst if most > 0 else -1,
@@ -196,6 +195,18 @@ def _within(x: Floats, y: Floats, rtol: float, atol: float) -> Flags:
     """Whether |x - y| <= atol + rtol·|y|, where a difference overflows: at a quarter of the scale."""
     within: Flags = np.abs(x / 4 - y / 4) <= atol / 4 + rtol * np.abs(y / 4)
     return within
+
+
+def _exact(ulp: Floats) -> float:
+    """The largest of some whole numbers, as an int: 64 bits may be more than float64 holds. Or infinity."""
+    most = ulp.max(initial=0.0)
+    return int(most) if most < inf else inf
+
+
+def _at_least(off: Floats) -> float:
+    """The least float64 that is no less than any of some longdouble or float64."""
+    most = off.max(initial=0.0)
+    return float(most) if float(most) >= most else float(np.nextafter(float(most), inf))
 
 
 def _least_atol(off: Floats, size: Floats, rtol: float) -> float:

@@ -111,8 +111,8 @@ def _same_numbers(a: NDArray[Any], b: NDArray[Any], nan_differ: bool) -> Flags:
 
 def _same_object(x: Any, y: Any, nan_differ: bool) -> bool:
     """Of strings, lists of numbers or of strings, and compounds that hold such."""
-    if isinstance(x, np.void) and x.dtype.names is not None:
-        return all(_same_object(x[name], y[name], nan_differ) for name in x.dtype.names)
+    if isinstance(x, tuple):
+        return all(_same_object(one, other, nan_differ) for one, other in zip(x, y, strict=True))
     if isinstance(x, np.ndarray):
         if x.shape != y.shape:
             return False

@@ -58,6 +58,7 @@ Histogram: TypeAlias = Mapping[str, Sequence[float]]
 
 COLOURS = {"before": "#0072B2", "after": "#D55E00"}
 HUGE = 1e300  # beyond it matplotlib's limits of an axis overflow
+CELLS = 128  # of a map of magnitudes, along each axis
 FAR = 20.0  # times: ranges that differ by more share no linear axis
 
 
@@ -158,7 +159,7 @@ def _heat(figure: Figure, ax: Axes, one: Map) -> None:
 
 
 def _magnitudes(figure: Figure, ax: Axes, exponents: Mapping[tuple[int | None, int], int]) -> None:
-    """A column for each power of two of |b|, and one for 0 where it is needed, on the left of a gap.
+    """A column for each power of two of |b|, and left of them one for 0 where it is needed.
 
     The axes are linear, of binary logarithms: powers of two at the ends of float64 would be 0 or infinite.
     """
@@ -166,22 +167,25 @@ def _magnitudes(figure: Figure, ax: Axes, exponents: Mapping[tuple[int | None, i
     if not exponents:
         ax.text(0.5, 0.5, "no error", ha="center", transform=ax.transAxes)
         return
-    columns = [across for across, _ in exponents if across is not None]
-    rows = [up for _, up in exponents]
-    first, last = (min(columns), max(columns)) if columns else (0, -1)
-    low, high = min(rows), max(rows)
-    wide = max(1, (last - first + 1) // 12)  # columns that the one for 0 is wide
-    zero = first - 2 * wide
-    grid = np.zeros((high - low + 1, last - zero + 1))
-    for (across, up), count in exponents.items():
-        at = slice(wide) if across is None else across - zero
-        grid[up - low, at] = count
-    shown = grid if len(columns) < len(exponents) else grid[:, first - zero :]
-    left = zero if len(columns) < len(exponents) else first
-    edges = np.arange(left, left + shown.shape[1] + 1), np.arange(low, high + 2)
-    mesh = ax.pcolormesh(*edges, np.ma.masked_equal(shown, 0), cmap="cividis", norm=LogNorm())
-    _powers_of_ten(ax.xaxis, first, last + 1, [(zero + wide / 2, "0")] if left == zero else [])
-    _powers_of_ten(ax.yaxis, low, high + 1, [])
+    across = [column for column, _ in exponents if column is not None]
+    up = [row for _, row in exponents]
+    first, last = min(across, default=0), max(across, default=-1) + 1
+    low, high = min(up), max(up) + 1
+    wide, tall = (max(0, span - 1) // CELLS + 1 for span in (last - first, high - low))  # of a cell
+    columns, rows = -(-(last - first) // wide), -(-(high - low) // tall)
+    zero = max(1, columns // 12)  # columns for 0, and as many empty ones beside them
+    grid = np.zeros((rows, 2 * zero + columns))
+    for (column, row), count in exponents.items():
+        at = slice(zero) if column is None else 2 * zero + (column - first) // wide
+        grid[(row - low) // tall, at] += count
+    with_zero = any(column is None for column, _ in exponents)
+    unused = 0 if with_zero else 2 * zero
+    left = first + wide * (np.arange(unused, grid.shape[1] + 1) - 2 * zero)
+    bottom = low + tall * np.arange(rows + 1)
+    shown = np.ma.masked_equal(grid[:, unused:], 0)
+    mesh = ax.pcolormesh(left, bottom, shown, cmap="cividis", norm=LogNorm())
+    _powers_of_ten(ax.xaxis, first, last, [(first - 1.5 * zero * wide, "0")] if with_zero else [])
+    _powers_of_ten(ax.yaxis, low, high, [])
     figure.colorbar(mesh, ax=ax, label="elements")
 
 

@@ -217,7 +217,7 @@ def _comparison(record: Record) -> list[Part]:
 
 def _side(record: Record, name: str) -> str:
     """The address on one side, and which array of a pipe it is, behind the first."""
-    array = f" array {record['array']}" if record["array"] and record[name] is not None else ""
+    array = f", array {record['array']}" if record["array"] and record[name] is not None else ""
     return cell(record[name]) + array
 
 

@@ -129,6 +129,9 @@ def test_errors_that_float64_cannot_hold(gn: Gn) -> None:
     np.save("y.npy", np.array([[-1.7e308, 2.0]]))
     done = gn("diff", "x.npy", "y.npy", "--plot", "p.png", code=1)
     assert done.stderr == "gn: warning: p.png: not drawn, for float64 cannot hold the errors\n"
+    np.save("y.npy", np.array([[1.6e308, 2.0]]))
+    done = gn("diff", "x.npy", "y.npy", "--plot", "p.png", code=1)
+    assert done.stderr == "gn: warning: p.png: not drawn, for errors are beyond 1e+300\n"
     done = gn("stats", "x.npy", "--plot", "p.png", code=1)
     assert "p.png: cannot be drawn: values beyond 1e+300" in done.stderr
 
@@ -216,6 +219,32 @@ def test_errors_by_magnitude() -> None:
         found = _exponents(pair, histogram)
     assert found == {(0, -1): 1, (0, 0): 1, (2, 0): 1, (2, -2): 1, (6, 0): 1, (None, 2): 1}
     assert histogram.counts.tolist() == np.histogram([0.5, 0, -1, 1, 0.25, -1, 7], 101, (-7, 7))[0].tolist()
+
+
+def test_the_column_where_b_is_0(gn: Gn) -> None:
+    """It is drawn where it is needed, also if it is the only one, and at the ends of float64."""
+    a = normal(3, 8, 10, 12)
+    b = a.copy()
+    b[0, 0] = 0
+    for left, right, labels in (
+        (a, b, 1),
+        (a, np.zeros_like(a), 1),
+        (a, a * np.float32(1.01), 0),
+        (np.array([5e-324, 1e299, 1.0]), np.array([0.0, 5e-324, 1e299]), 1),
+        (np.array([True, False]), np.array([False, True]), 1),
+        (np.array([1j, 2]), np.array([0, 2 + 1j]), 1),
+    ):
+        np.save("a.npy", left)
+        np.save("b.npy", right)
+        gn("diff", "a.npy", "b.npy", "--plot", "p.svg", code=1)
+        root = ElementTree.parse("p.svg").getroot()
+        axes = next(part for part in root.iter() if part.get("id") == "axes_2")
+        ticks = [
+            "".join(part.itertext()).strip()
+            for part in axes.iter()
+            if (part.get("id") or "").startswith("xtick_")
+        ]
+        assert ticks.count("0") == labels
 
 
 def test_what_cannot_be_drawn(gn: Gn) -> None:

@@ -105,10 +105,14 @@ def compared(match: Match, settings: Comparison, plot: str | None) -> dict[str, 
 
 def drawable(path: str, record: dict[str, Any]) -> bool:
     """Whether there is a picture of the differences; if not, say why."""
+    from gncli.plot import HUGE
+
     if record["shape_a"] != record["shape_b"]:
         say("warning", f"{path}: not drawn, for the shapes differ")
     elif record["max_abs"] == math.inf:
         say("warning", f"{path}: not drawn, for float64 cannot hold the errors")
+    elif (record["max_abs"] or 0.0) > HUGE:
+        say("warning", f"{path}: not drawn, for errors are beyond {HUGE:g}")
     else:
         return True
     return False

@@ -39,6 +39,14 @@ def _number(dataset: h5py.Dataset, address: str) -> np.dtype[Any]:
     return dtype
 
 
+def _is_number(dataset: h5py.Dataset) -> bool:
+    try:
+        _number(dataset, "")
+    except (*H5PY_ERRORS, FormatError):
+        return False
+    return True
+
+
 def open_values(
     path: str, name: str, *, external: bool = False, address: str
 ) -> Hdf5Number | Hdf5Values | None:
@@ -49,14 +57,14 @@ def open_values(
     shown = address.removesuffix(f"::{name}")
     with open_file(path, shown) as file:
         dataset = lookup(file, name, external=external, shown=shown)
-        if not isinstance(dataset, h5py.Dataset) or is_numeric(dataset):
+        if not isinstance(dataset, h5py.Dataset):
             return None
-        try:
-            _number(dataset, "")
-        except (*H5PY_ERRORS, FormatError):
-            pass
-        else:
-            return Hdf5Number(path, name, external=external, as_stored=True, address=address)
+        # h5py takes the bits of a bitfield for a number.
+        if dataset.id.get_type().get_class() not in CLASSES:
+            if is_numeric(dataset):
+                return None
+            if _is_number(dataset):
+                return Hdf5Number(path, name, external=external, as_stored=True, address=address)
     return Hdf5Values(path, name, external=external, address=address)
 
 
@@ -164,6 +172,8 @@ CLASSES = {h5py.h5t.BITFIELD: "bitfield", h5py.h5t.TIME: "time", h5py.h5t.OPAQUE
 
 def _dtype(dataset: h5py.Dataset) -> np.dtype[Any] | None:
     """numpy's dtype, if it stands for the type in the file as it is, or for what has no fixed size."""
+    if dataset.id.get_type().get_class() in (h5py.h5t.BITFIELD, h5py.h5t.TIME):
+        return None
     try:
         dtype: np.dtype[Any] = dataset.dtype
         if dtype.hasobject or dataset.id.get_type().equal(h5py.h5t.py_create(dtype, logical=True)):
