@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import shlex
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, TypeAlias
 
 SHOWN = 5  # groups of a comparison
@@ -17,6 +19,7 @@ BAR = 16  # characters of the longest bar
 PACKING = ("scale_factor", "add_offset", "_Unsigned", "dtype")
 MASKING = ("_FillValue", "missing_value", "valid_range", "valid_min", "valid_max", "default_fill")
 DECODED = (*PACKING, *MASKING)
+OMITTED = " [... {} bytes cut ...] "
 CUT = 60  # characters of attributes, in a row and in a line
 ONE_SAMPLE = "the whole tensor is one sample"  # where a layout has no N
 
@@ -59,6 +62,18 @@ def _escaped(sign: str) -> str:
     if sign.isprintable():
         return sign
     return "".join(f"\\x{byte:02x}" for byte in sign.encode("utf-8", "surrogateescape"))
+
+
+def shortened(text: str, most: int) -> str:
+    """`text` in at most `most` bytes of UTF-8. The middle of a longer one is cut out, and marked."""
+    sizes = [len(sign.encode("utf-8", "surrogateescape")) for sign in text]
+    if sum(sizes) <= most:
+        return text
+    half = (most - len(OMITTED.format(sum(sizes)))) // 2
+    head = bisect_right(list(accumulate(sizes)), half)
+    tail = bisect_right(list(accumulate(sizes[::-1])), half)
+    mark = OMITTED.format(sum(sizes[head : len(sizes) - tail]))
+    return text[:head] + mark + text[len(text) - tail :]
 
 
 def cell(value: object) -> str:

@@ -81,6 +81,7 @@ class Hdf5Source:
         if not force:
             require_stored(dataset, self.address)
         require_filters(dataset, self.address)
+        self.version = oldest_version(dataset)
         self._descriptor: int = file.id.get_vfd_handle()
         self._state = _state(self._descriptor)
         self.places = places(dataset, self._state[0])
@@ -261,3 +262,15 @@ def _state(descriptor: int) -> tuple[int, int, int]:
     """What changes when a file is written: its size and its times, of which no program sets the second."""
     status = os.fstat(descriptor)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def oldest_version(dataset: h5py.Dataset) -> str:
+    """Return the first version of HDF5 that can read the dataset, as h5py's `libver` has it.
+
+    A dataset made like it needs that version: an attribute can have more than 64 kB since 1.8, and chunks at
+    the edges can be unfiltered since 1.10. A newer version would shut out readers.
+    """
+    with closing(dataset.file.id.get_create_plist()) as settings:
+        if settings.get_version()[0] >= 3:  # of the superblock
+            return "v110"
+    return "v108" if h5py.h5o.get_info(dataset.id).hdr.version >= 2 else "earliest"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import h5py
@@ -11,7 +12,8 @@ import numpy as np
 from gncli.errors import OutputError
 from gncli.report import say
 from gncli.tensors.hdf5_errors import H5PY_ERRORS
-from gncli.tensors.hdf5_references import holds_references
+from gncli.tensors.hdf5_places import is_numpys
+from gncli.tensors.hdf5_references import has_scales, holds_references
 from gncli.tensors.hdf5_safety import encoded
 
 # Of netCDF, which opens no variable where these have another type than its values.
@@ -44,11 +46,13 @@ def create(file: h5py.File, space: Any, dtype: np.dtype[Any], settings: Any) -> 
     return h5py.Dataset(h5py.h5d.create(file.id, None, h5py.h5t.py_create(dtype), space, settings))
 
 
-def takes_values(dataset: h5py.Dataset) -> bool:
-    """Whether values written to it stay in its file, and stay as they are."""
-    settings = dataset.id.get_create_plist()
-    elsewhere = settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count() > 0
-    return not elsewhere and not _lossy(settings)
+def can_hold(dataset: h5py.Dataset, dtype: np.dtype[Any]) -> bool:
+    """Whether values of `dtype` written to it stay in its file, and stay as they are."""
+    if dataset.dtype.newbyteorder("=") != dtype or not is_numpys(dataset.id.get_type()):
+        return False
+    with closing(dataset.id.get_create_plist()) as settings:
+        elsewhere = settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count() > 0
+        return not elsewhere and not _lossy(settings)
 
 
 def _lossy(settings: Any) -> list[int]:
@@ -74,16 +78,16 @@ def like(file: h5py.File, old: h5py.Dataset, dtype: np.dtype[Any]) -> h5py.Datas
         with np.errstate(over="ignore"):
             settings.set_fill_value(np.asarray(old.fillvalue).astype(dtype))
     new = create(file, space, dtype, settings)
+    scaled = has_scales(old)
     for key in old.attrs:
-        if key == "DIMENSION_LIST":  # references, which attach_scale makes on both sides
+        if scaled and key == "DIMENSION_LIST":  # references, which attach_scale makes on both sides
             continue
         if at_home or not (key in AT_HOME or holds_references(h5py.h5a.open(old.id, encoded(key)))):
             _copy_attribute(old, new, key)
-    if not at_home:
-        return new
-    for ours, theirs in zip(new.dims, old.dims, strict=True):
-        for scale in theirs.values():
-            ours.attach_scale(scale)
+    if at_home and scaled:
+        for ours, theirs in zip(new.dims, old.dims, strict=True):
+            for scale in theirs.values():
+                ours.attach_scale(scale)
     return new
 
 
@@ -91,25 +95,23 @@ def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str | bytes) -> N
     # At the low level, where its type stays as it is: fixed strings, enumerations, references.
     name = encoded(key)
     attribute = h5py.h5a.open(old.id, name)
-    kind = attribute.get_type()
-    if kind.committed() and new.file.id != old.file.id:
-        kind = kind.copy()
+    kind, space = attribute.get_type(), attribute.get_space()
+    stored = kind.copy() if kind.committed() and new.file.id != old.file.id else kind
     dtype = _dtype_of(attribute)
     if dtype is None and any(map(kind.detect_class, REFERRING)):
         shown = name.decode("utf-8", "surrogateescape")
         say("warning", f"attribute {shown} is left out: h5py cannot read its type")
         return
-    if key in SAME_TYPE and dtype == old.dtype:
-        kind = new.id.get_type()
-    copy = h5py.h5a.create(new.id, name, kind, attribute.get_space())
-    if attribute.get_space().get_simple_extent_type() != h5py.h5s.NULL:
-        if dtype is not None and (dtype.hasobject or kind != attribute.get_type()):
-            value, of = np.empty(attribute.shape, dtype), None
-        else:  # as bytes: numpy knows no string that need not end in NUL, but has room for it
-            of = attribute.get_type()
-            value = np.empty(attribute.shape, f"V{of.get_size()}")
-        attribute.read(value, of)
-        copy.write(value, of)
+    converted = key in SAME_TYPE and dtype == old.dtype
+    copy = h5py.h5a.create(new.id, name, new.id.get_type() if converted else stored, space)
+    if space.get_simple_extent_type() == h5py.h5s.NULL:
+        return
+    if dtype is not None and (dtype.hasobject or converted):
+        value, of = np.empty(attribute.shape, dtype), None
+    else:  # as bytes: numpy knows no string that need not end in NUL, but has room for it
+        value, of = np.empty(attribute.shape, f"V{kind.get_size()}"), kind
+    attribute.read(value, of)
+    copy.write(value, of)
 
 
 def _dtype_of(attribute: Any) -> np.dtype[Any] | None:

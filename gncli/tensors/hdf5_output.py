@@ -56,7 +56,8 @@ class Hdf5Output:
 
     Where `origin` stands at `path` itself and `adding` is set, the copy replaces it, unless another process
     has changed it in the meantime. `mode` is that of a new file. Values at `left_out`, ranges of bytes, are
-    not copied: nobody will read them. Raises OutputError.
+    not copied: nobody will read them. `oldest` is the oldest version of HDF5, as h5py's `libver` has it, that
+    has to read new objects. Raises OutputError.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class Hdf5Output:
         force: bool,
         mode: int = DEFAULT_MODE,
         adding: bool = False,
+        oldest: str = "earliest",
     ) -> None:
         self.path = path
         self._origin = origin
         self.adding = adding
+        self._oldest = oldest
         self._over = False
         self._h5: h5py.File | None = None
         self._thread: ThreadPoolExecutor | None = None
@@ -104,7 +107,7 @@ class Hdf5Output:
             if self._mode == "w" and is_matlab(self.path):
                 self._h5 = create_mat_file(self._numb)
             else:
-                self._h5 = h5py.File(self._numb, self._mode)
+                self._h5 = h5py.File(self._numb, self._mode, libver=(self._oldest, "latest"))
             self._mode = "r+"
         return self._h5
 

@@ -43,9 +43,10 @@ class Replacements:
 
     def replace(self, old: h5py.Dataset, new: h5py.Dataset) -> None:
         """Put `new` under each of the names of `old`, so that two names of one dataset stay that."""
-        for dim in old.dims:
-            for scale in dim.values():
-                dim.detach_scale(scale)
+        if has_scales(old):
+            for dim in old.dims:
+                for scale in dim.values():
+                    dim.detach_scale(scale)
         address = _address(old)
         paths = self._paths.pop(address)
         self._paths[_address(new)] = paths
@@ -136,6 +137,16 @@ def _stored_references(thing: Any) -> Iterator[tuple[Any, NDArray[Any]]]:
 def _is_here(dataset: h5py.Dataset) -> bool:
     with closing(dataset.id.get_create_plist()) as settings:
         return bool(settings.get_layout() != h5py.h5d.VIRTUAL and settings.get_external_count() == 0)
+
+
+def has_scales(dataset: h5py.Dataset) -> bool:
+    """Whether it has a list of scales. Its type is looked at first: HDF5 crashes on another one."""
+    if "DIMENSION_LIST" not in dataset.attrs:
+        return False
+    attribute = h5py.h5a.open(dataset.id, b"DIMENSION_LIST")
+    kind = attribute.get_type()
+    listed = isinstance(kind, h5py.h5t.TypeVlenID) and kind.get_super().equal(h5py.h5t.STD_REF_OBJ)
+    return bool(listed and attribute.shape == (dataset.ndim,))
 
 
 def holds_references(thing: Any) -> bool:

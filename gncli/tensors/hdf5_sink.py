@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -20,12 +20,12 @@ from gncli.tensors.hdf5 import Hdf5Source, open_dataset, select
 from gncli.tensors.hdf5_cf import mark_missing, remove_outdated
 from gncli.tensors.hdf5_chunks import ChunkWriter, raw
 from gncli.tensors.hdf5_datasets import (
+    can_hold,
     contiguous,
     create,
     like,
     space_of,
     standing,
-    takes_values,
     write_attributes,
 )
 from gncli.tensors.hdf5_grid import hyperslabs
@@ -33,6 +33,7 @@ from gncli.tensors.hdf5_matlab import is_matlab, mark_variable
 from gncli.tensors.hdf5_output import Hdf5Output
 from gncli.tensors.hdf5_part import Hdf5Part
 from gncli.tensors.hdf5_places import places
+from gncli.tensors.hdf5_rewrite import Released, release
 from gncli.tensors.hdf5_safety import encoded, link_name
 from gncli.tensors.permissions import mode_for
 
@@ -111,6 +112,7 @@ class Hdf5Sink(Hdf5Part):
 
     def _open(self, name: str, source: Source, force: bool, attributes: Mapping[str, object]) -> None:
         file = self._output.open()
+        self._released: Released | None = None
         dataset, made = self._create(file, name, source, force)
         remove_outdated(dataset)
         _describe(dataset, attributes)
@@ -138,7 +140,7 @@ class Hdf5Sink(Hdf5Part):
     def _close(self) -> None:
         if self._large:
             self._output.close()  # before the dataset is freed: a finalizer would only print that it failed
-        self._dataset = self._chunks = None
+        self._dataset = self._chunks = self._released = None
 
     def _write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
         done = 0
@@ -151,6 +153,8 @@ class Hdf5Sink(Hdf5Part):
                 self._write_box(offset, block)
 
     def _write_box(self, offset: tuple[int, ...], values: NDArray[Any]) -> None:
+        if self._released:
+            self._released.prepare(self._dataset, offset, values.shape)
         in_memory, in_file = select(self._dataset, offset, values.shape)
         self._dataset.id.write(in_memory, in_file, np.ascontiguousarray(values).reshape(-1))
 
@@ -192,12 +196,10 @@ class Hdf5Sink(Hdf5Part):
 
     def _in_place(self, file: h5py.File, old: h5py.Dataset) -> tuple[h5py.Dataset, bool]:
         """The dataset of the copy that the source is of the input, or one that replaces it."""
-        if old.dtype.newbyteorder("=") == self._dtype and takes_values(old):
-            if old.chunks and old.size and not places(old, os.fstat(self._output.descriptor).st_size):
-                _empty(old)
+        released = release(old)  # before a new one takes space behind it
+        if can_hold(old, self._dtype):
+            self._released = released
             return old, False
-        if old.chunks and old.size:
-            _empty(old)
         dataset = self._make(file, old)
         self._output.replacements.replace(old, dataset)
         return dataset, True
@@ -264,7 +266,10 @@ def _output(path: str, wanted: Sequence[tuple[str | None, Source]], force: bool)
         at_home = isinstance(source, Hdf5Source) and origin and os.path.samefile(origin, source.path)
         if at_home and name in (None, _own_name(source)):
             left_out += _replaced(source)
-    return Hdf5Output(path, origin, left_out, force=force, mode=mode, adding=adding)
+    oldest = max(
+        (source.version for _, source in wanted if isinstance(source, Hdf5Source)), default="earliest"
+    )
+    return Hdf5Output(path, origin, left_out, force=force, mode=mode, adding=adding, oldest=oldest)
 
 
 def _origin(source: Source) -> str | None:
@@ -291,16 +296,20 @@ def _own_name(source: Source) -> str:
     return source.name if isinstance(source, Hdf5Source) else name_in_hdf5(source.address)
 
 
-def _empty(dataset: h5py.Dataset) -> None:
-    """Free the space of all chunks: new ones are of other sizes, and would leave gaps one by one."""
-    shape = dataset.shape
-    dataset.id.set_extent((0, *shape[1:]))
-    dataset.id.set_extent(shape)
-
-
 def _describe(dataset: h5py.Dataset, attributes: Mapping[str, object]) -> None:
-    if h5py.h5a.get_num_attrs(dataset.id):
-        for key in [key for key in dataset.attrs if isinstance(key, str) and key.startswith(PREFIX)]:
-            del dataset.attrs[key]  # of an earlier run, which this one's would be mixed with
+    """Set these attributes, with `PREFIX` before each name. None removes one that an earlier run left."""
     named = {key if key.startswith(PREFIX) else PREFIX + key: value for key, value in attributes.items()}
-    write_attributes(dataset, {key: value for key, value in named.items() if value is not None})
+    if h5py.h5a.get_num_attrs(dataset.id):
+        for name in [name for name in named if name in dataset.attrs]:
+            if named[name] is not None and _has(dataset, name, named[name]):
+                del named[name]  # each new string would leave a gap of 4 kB where it was
+            else:
+                del dataset.attrs[name]
+    write_attributes(dataset, {name: value for name, value in named.items() if value is not None})
+
+
+def _has(dataset: h5py.Dataset, name: str, value: object) -> bool:
+    """Whether the dataset has that attribute, with that value."""
+    with suppress(TypeError, OSError):  # of a type that h5py cannot read
+        return bool(np.array_equal(dataset.attrs[name], value))
+    return False
