@@ -311,5 +311,6 @@ def _describe(dataset: h5py.Dataset, attributes: Mapping[str, object]) -> None:
 def _has(dataset: h5py.Dataset, name: str, value: object) -> bool:
     """Whether the dataset has that attribute, with that value."""
     with suppress(TypeError, OSError):  # of a type that h5py cannot read
-        return bool(np.array_equal(dataset.attrs[name], value))
+        held: Any = dataset.attrs[name]
+        return bool(np.all(held == value))
     return False
