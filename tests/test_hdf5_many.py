@@ -63,11 +63,11 @@ def counted() -> Iterator[Counter[str]]:
         yield found
     finally:
         sys.setprofile(before)
-        threading.setprofile(None)  # type: ignore[arg-type]  # as its documentation has it
+        threading.setprofile(None)
 
 
 NORMALIZE = ["normalize", "-g", "2", "-qf", "-j", "1"]
-RUNS = {
+RUNS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "by a glob": ([*NORMALIZE, "q.h5::/t*/act"], {}),
     "by a glob, of chunks": ([*NORMALIZE, "q.h5::/t*/act"], {"chunks": (1, 4, 3), "compression": "gzip"}),
     "one by one": ([*NORMALIZE, "--from-file", "names"], {}),

@@ -25,7 +25,7 @@ while h5py.h5pl.size():  # HDF5 would load filters, as machine code, from wherev
     h5py.h5pl.remove(0)
 
 
-class ReadFile(h5py.File):
+class ReadFile(h5py.File):  # type: ignore[misc]  # h5py has no types
     """An HDF5 file that is open for reading, perhaps for several readers one after another."""
 
     def close(self) -> None:
