@@ -63,7 +63,7 @@ def counted() -> Iterator[Counter[str]]:
         yield found
     finally:
         sys.setprofile(before)
-        threading.setprofile(None)  # as its documentation has it
+        threading.setprofile(None)
 
 
 NORMALIZE = ["normalize", "-g", "2", "-qf", "-j", "1"]

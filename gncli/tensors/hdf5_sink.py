@@ -312,5 +312,5 @@ def _has(dataset: h5py.Dataset, name: str, value: object) -> bool:
     """Whether the dataset has that attribute, with that value."""
     with suppress(TypeError, OSError):  # of a type that h5py cannot read
         held: Any = dataset.attrs[name]
-        return bool(np.all(held == value))
+        return np.shape(held) == () and bool(held == value)
     return False
