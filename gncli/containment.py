@@ -15,6 +15,7 @@ import atexit
 import ctypes
 import os
 import pickle
+import resource
 import signal
 import sys
 import threading
@@ -24,16 +25,19 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from io import BufferedReader, FileIO
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from gncli import leavings
-from gncli.errors import CrashError
+from gncli import leavings, progress
+from gncli.errors import BudgetError, CrashError
 
 Item = TypeVar("Item")
 Advance = Callable[[int], None]
 
 SECONDS_TO_STOP = 0.2  # that a child has to remove its temporary files before it is killed
+SECONDS = 4.0  # of CPU time without progress, after which a file is taken for one that never ends
+BYTES_A_SECOND = 10_000_000  # of a file, by which that time grows: headers may take long, too
 HEADROOM = 512 << 20  # bytes of address space beside the buffers: libraries, threads' stacks, one chunk
 
 _enabled = False
@@ -52,11 +56,12 @@ def enable() -> None:
 
 
 class Call(NamedTuple):
-    """What a child is to do."""
+    """What a child is to do, and how many seconds of CPU time it may take without progress."""
 
     function: Callable[..., Iterable[Any]]
     arguments: tuple[object, ...]
     advances: bool
+    seconds: float
 
 
 def run(
@@ -92,7 +97,8 @@ def run(
     if not _enabled or not involves_hdf5(*addresses):
         yield from function(*arguments, **({} if advance is None else {"advance": advance}))
         return
-    call = Call(function, arguments, advance is not None)
+    seconds = SECONDS + sum(map(_size, addresses)) / BYTES_A_SECOND
+    call = Call(function, arguments, advance is not None, seconds)
     yield from _contained(call, addresses[0], memory, advance, inherit=is_piped(*addresses))
 
 
@@ -125,6 +131,15 @@ def _contained(
             _stop_child()
 
 
+def _size(address: str) -> int:
+    """Return the size of the file at `address` in bytes; 0 where there is none."""
+    from gncli.tensors.address import split
+
+    with suppress(OSError, ValueError):
+        return os.path.getsize(split(address)[0])
+    return 0
+
+
 def _stop_child() -> None:
     global _child
     if _child is not None:
@@ -140,7 +155,8 @@ class _Child:
         self._pid, self._calls, self._reports = pid, calls, reports
         self._temporaries: set[str] = set()
         self.busy = True  # with the call that it was forked for
-        self._ended = False
+        self._ended = self._reaped = False
+        self._status = 0
         leavings.clear_later(self, self.stop)
 
     @classmethod
@@ -172,7 +188,7 @@ class _Child:
             try:
                 kind, value = pickle.load(self._reports)
             except Exception:  # noqa: BLE001 - the end of the pipe, or whatever a torn report raises
-                raise CrashError("the HDF5 library crashed on this file", address=address) from None
+                raise CrashError(self._cause_of_death(), address=address) from None
             if kind == "temporary":
                 self._temporaries.add(value)
             elif kind == "released":
@@ -199,17 +215,30 @@ class _Child:
             with suppress(OSError):
                 os.unlink(path)
 
+    def _cause_of_death(self) -> str:
+        if self._ends_within(SECONDS_TO_STOP) and os.WIFSIGNALED(self._status):
+            number = os.WTERMSIG(self._status)
+            if number == signal.SIGXCPU:
+                return "reading it comes to no end; it is damaged, or made to do harm"
+            if number == signal.SIGKILL:
+                return (
+                    "the process that read it was killed, perhaps for want of memory; try a smaller --memory"
+                )
+        return "the HDF5 library crashed on this file"
+
     def _ends_within(self, seconds: float) -> bool:
+        """Return whether the child has ended within so many seconds."""
         end = time.monotonic() + seconds
-        while True:
-            try:
-                if os.waitpid(self._pid, os.WNOHANG)[0]:
-                    return True
-            except ChildProcessError:  # somebody else has waited for it
-                return True
-            if time.monotonic() >= end:
-                return False
-            time.sleep(0.002)
+        while not self._reaped:
+            with suppress(ChildProcessError):  # somebody else has waited for it
+                pid, self._status = os.waitpid(self._pid, os.WNOHANG)
+                if pid == 0:
+                    if time.monotonic() >= end:
+                        return False
+                    time.sleep(0.002)
+                    continue
+            self._reaped = True
+        return True
 
 
 class _Reports:
@@ -258,7 +287,7 @@ def _serve(call: Call, calls: int, reports: int, memory: int, mask: set[signal.S
         _set_up(reports, memory, mask)
         with open(calls, "rb") as stream, keep_open():
             while True:
-                _perform(call, report)
+                _perform(call, report, memory)
                 call = pickle.load(stream)
     except EOFError:
         code = 0
@@ -270,11 +299,19 @@ def _serve(call: Call, calls: int, reports: int, memory: int, mask: set[signal.S
         os._exit(code)
 
 
-def _perform(call: Call, report: _Reports) -> None:
+def _perform(call: Call, report: _Reports, memory: int) -> None:
+    allow_time = partial(_allow_time, call.seconds)
     try:
+        allow_time()
+        progress.on_advance(allow_time)
         watch = {"advance": partial(report.send, "advance")} if call.advances else {}
         for item in call.function(*call.arguments, **watch):
             report.send("item", item)
+            allow_time()
+        sys.stdout.flush()
+    except MemoryError:
+        message = f"needs more memory than --memory {memory} allows; use a larger one if you trust the file"
+        report.send("error", BudgetError(message))
     except Exception as error:  # noqa: BLE001 - raised again in the parent
         if os.environ.get("GN_DEBUG"):
             traceback.print_exception(error)
@@ -289,9 +326,9 @@ def _perform(call: Call, report: _Reports) -> None:
 def _set_up(reports: int, memory: int, mask: set[signal.Signals]) -> None:
     """Leave ^C to the parent, end with it, silence what libraries print, and limit the memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)  # Python's handlers do not run within a loop of a library
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    # Processes that are forked from here must not keep the pipe open after this one has ended.
-    os.register_at_fork(after_in_child=partial(os.close, reports))
+    os.register_at_fork(after_in_child=partial(_leave_to_parent, reports))
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
@@ -305,6 +342,33 @@ def _set_up(reports: int, memory: int, mask: set[signal.Signals]) -> None:
         _limit_memory(memory)
 
 
+def _leave_to_parent(reports: int) -> None:
+    """In a process forked from the child, which computes on what it gets and touches no HDF5 library.
+
+    It must not keep the pipe open after the child has ended, and its time is not limited.
+    """
+    os.close(reports)
+    lift_limits()
+
+
+def lift_limits() -> None:
+    """Remove the limits on memory and time, for processes that are started from here and have their own."""
+    for limit in (resource.RLIMIT_AS, resource.RLIMIT_CPU):
+        _, hard = resource.getrlimit(limit)
+        resource.setrlimit(limit, (hard, hard))
+    progress.on_advance(None)
+
+
+def _allow_time(seconds: float) -> None:
+    """Allow this process so much more CPU time: beyond it the system sends SIGXCPU."""
+    used = time.process_time()
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = ceil(used + seconds)
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
+    )
+
+
 def _end_with_parent() -> None:
     """Have the system kill this process when the parent is gone: see prctl(2)."""
     set_death_signal = 1
@@ -313,8 +377,6 @@ def _end_with_parent() -> None:
 
 def _limit_memory(memory: int) -> None:
     """Limit the address space to what this process has, `memory` bytes of buffers, and HEADROOM."""
-    import resource
-
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + memory + HEADROOM
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
