@@ -333,7 +333,7 @@ def _set_up(reports: int, memory: int, mask: set[signal.Signals]) -> None:
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         own = open(os.dup(descriptor), "w", encoding=stream.encoding, errors=stream.errors)  # noqa: SIM115
-        own.reconfigure(line_buffering=stream.line_buffering)
+        own.reconfigure(line_buffering=name == "stderr" or stream.line_buffering)
         setattr(sys, name, own)
         os.dup2(nowhere, descriptor)
     os.close(nowhere)
