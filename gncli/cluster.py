@@ -29,6 +29,7 @@ from gncli.reader import prepared, release
 
 PATIENCE = 15.0  # seconds without a scheduler, or without any worker, until that is an error
 PULSE = 0.5  # seconds between two looks
+LOGS = ("distributed", "tornado", "asyncio")  # that distributed writes, or what it is made of
 
 Result = TypeVar("Result")
 
@@ -48,8 +49,7 @@ def connect(address: str, jobs: int | None) -> Cluster:
     lift_limits()  # the cluster has its own, and a local one inherits these
     distributed: Any = import_module("distributed")
     if not os.environ.get("GN_DEBUG"):
-        for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # each has a level of its own
+        _silence()
     where: dict[str, Any] = {}
     local = None
     try:
@@ -85,6 +85,13 @@ def connect(address: str, jobs: int | None) -> Cluster:
         cluster.close()
         raise
     return cluster
+
+
+def _silence() -> None:
+    """Keep logs off stderr: what goes wrong is an error of ours, and an interrupted run logs that, too."""
+    for name in [*LOGS, *logging.root.manager.loggerDict]:
+        if name.partition(".")[0] in LOGS:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # each has a level of its own
 
 
 @atexit.register

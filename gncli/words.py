@@ -14,18 +14,9 @@ SHOWN = 5  # groups of a comparison
 MEASURES = ("max_abs", "mean_abs", "max_rel", "max_ulp")
 BAR = 16  # characters of the longest bar
 # What a record says of decoding: attributes, and netCDF's own fill value.
-DECODED = (
-    "scale_factor",
-    "add_offset",
-    "_FillValue",
-    "missing_value",
-    "valid_range",
-    "valid_min",
-    "valid_max",
-    "_Unsigned",
-    "dtype",
-    "default_fill",
-)
+PACKING = ("scale_factor", "add_offset", "_Unsigned", "dtype")
+MASKING = ("_FillValue", "missing_value", "valid_range", "valid_min", "valid_max", "default_fill")
+DECODED = (*PACKING, *MASKING)
 CUT = 60  # characters of attributes, in a row and in a line
 ONE_SAMPLE = "the whole tensor is one sample"  # where a layout has no N
 
@@ -86,15 +77,23 @@ def cell(value: object) -> str:
 
 
 def decoding(record: Record, name: str = "decoded") -> list[str]:
-    """A line that says how the tensor was decoded, if it was: `decoded: scale_factor 0.01; 3 missing`."""
+    """A line that says how the tensor was decoded, if it was.
+
+    As in `decoded: scale_factor 0.01, add_offset 273.15; 3 missing (_FillValue -1)`.
+    """
     held = record.get(name)
     if not held:
         return []
     texts = {"dtype": "bool", "default_fill": f"default fill value {cell(held['default_fill'])}"}
-    done = [texts.get(key) or f"{key} {cell(held[key])}" for key in DECODED if held[key] is not None]
-    done += [f"ignored {', '.join(held['ignored'])}"] if held["ignored"] else []
-    missing = "" if held["missing"] is None else f"; {held['missing']} missing"
-    return [printable(f"{name.replace('_', ' ')}: {', '.join(done)}{missing}")]
+    done, masks = (
+        ", ".join(texts.get(key) or f"{key} {cell(held[key])}" for key in keys if held[key] is not None)
+        for keys in (PACKING, MASKING)
+    )
+    count = "" if held["missing"] is None else f"{held['missing']} "
+    absent = f"{count}missing{masks and f' ({masks})'}" if masks or count else ""
+    ignored = f"ignored {', '.join(held['ignored'])}" if held["ignored"] else ""
+    parts = [part for part in (done, absent, ignored) if part]
+    return [printable(f"{name.replace('_', ' ')}: {'; '.join(parts)}")]
 
 
 def listing(records: Sequence[Record]) -> list[Part] | None:

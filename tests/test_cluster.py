@@ -72,7 +72,7 @@ class Processes:
         for _ in range(count):
             self.workers.append(self.start("dask_worker", *options, self.address))
         client = import_module("distributed").Client(self.address, set_as_default=False)
-        client.wait_for_workers(len(self.workers), timeout=30)
+        client.wait_for_workers(len(self.workers), timeout=120)
         client.close()
 
     def end(self) -> None:
@@ -81,7 +81,7 @@ class Processes:
             process.wait()
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
@@ -295,7 +295,7 @@ def test_interrupted(tmp_path: Path, mine: Processes) -> None:
     )  # fmt: skip
     wait_for(lambda: written(tmp_path) > 1 << 20)
     run.send_signal(signal.SIGINT)
-    assert run.communicate(timeout=30)[1] == b""
+    assert run.communicate(timeout=120)[1] == b""
     assert run.returncode == 130
     assert left(tmp_path) == ["x.npy"]
     client = import_module("distributed").Client(mine.address, set_as_default=False)
@@ -353,6 +353,17 @@ def test_a_file_that_is_no_scheduler_file(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", normal(4, 4, 8))
     with pytest.raises(GnError, match="no scheduler at "):
         next(stats_file(f"{tmp_path}/x.npy", dask=f"{tmp_path}/x.npy"))
+
+
+def test_no_log_reaches_stderr(shell: Shell) -> None:
+    """Whatever is logged when a command is interrupted; also by a logger that is made later."""
+    script = (
+        "import logging; from gncli.cluster import connect\nmade = connect('local', 1)\n"
+        "for name in 'distributed', 'distributed.client', 'distributed.later', 'tornado.later', 'asyncio':\n"
+        "    logging.getLogger(name).critical('cannot go on')\n"
+        "made.close()"
+    )
+    assert shell(f'{sys.executable} -c "$1"', script).stderr == ""
 
 
 def test_local_workers_are_as_many_as_jobs(shell: Shell) -> None:

@@ -205,8 +205,8 @@ def packed(**attributes: Any) -> NDArray[np.float64]:
 def test_the_report_says_so(gn: Gn) -> None:
     x = packed(valid_max=275.5)
     missing = np.count_nonzero(np.isnan(x))
-    line = "decoded: scale_factor 0.01, add_offset 273.15, _FillValue -32768, ignored valid_max"
-    line += f"; {missing} missing"
+    line = f"decoded: scale_factor 0.01, add_offset 273.15; {missing} missing (_FillValue -32768)"
+    line += "; ignored valid_max"
     assert line in gn("stats", "f.h5").stdout.splitlines()
     assert line in gn("normalize", "f.h5", "-g", "2").stdout.splitlines()
     one = record(gn, "stats", "f.h5")
@@ -389,7 +389,7 @@ def test_diff_identify_hist_and_plot_decode(gn: Gn) -> None:
     one = record(gn, "diff", "f.h5::/x", "x.npy")
     assert one["equal"] and one["decoded_a"]["missing"] == missing and "decoded_b" not in one
     shown = gn("diff", "f.h5::/x", "x.npy").stdout
-    assert f"decoded a: scale_factor 0.01, add_offset 273.15, _FillValue -32768; {missing} missing" in shown
+    assert f"decoded a: scale_factor 0.01, add_offset 273.15; {missing} missing (_FillValue -32768)" in shown
     assert not record(gn, "diff", "f.h5::/x", "x.npy", "--raw", code=1)["equal"]
     gn("normalize", "f.h5::/x", "-g", "2", "-q")
     found = record(gn, "identify", "f.h5::/x", "f.gn.h5::/x")
@@ -460,7 +460,7 @@ def test_a_decoding_without_effect_is_none() -> None:
 
 def test_info_says_how_it_would_be_decoded(gn: Gn) -> None:
     packed()
-    line = "decoded        scale_factor 0.01, add_offset 273.15, _FillValue -32768"
+    line = "decoded        scale_factor 0.01, add_offset 273.15; missing (_FillValue -32768)"
     assert line in gn("info", "f.h5").stdout.splitlines()
     one = record(gn, "info", "f.h5")
     assert (one["dtype"], one["decoded"]["scale_factor"], one["decoded"]["missing"]) == ("int16", 0.01, None)
