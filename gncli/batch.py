@@ -9,8 +9,9 @@ from functools import partial
 from itertools import chain, groupby
 from typing import Any, TypeVar
 
+from gncli.containment import run
 from gncli.engine import Advance
-from gncli.errors import GnError, OutputError, WorkerError
+from gncli.errors import CrashError, GnError, OutputError, WorkerError
 from gncli.executors import in_order, usable_cores, workers
 from gncli.normalize import Normalized, Settings, normalize_file, normalize_together
 from gncli.plan import TILE
@@ -102,12 +103,21 @@ class Batch:
     def _in_turn(
         self, job: Job, progress: bool | None, watch: Advance | None
     ) -> Iterator[tuple[str, Outcome]]:
-        """With all cores for one tensor; a pipe may hold several."""
-        settings = replace(self.settings, progress=progress)
+        """Do a job with all cores for one tensor; a pipe may hold several."""
+        batch = replace(self, settings=replace(self.settings, progress=progress))
+        inputs = [address for address, _ in job.targets]
+        outputs = [target for _, target in job.targets if target != "-"]
+        files = [*inputs, *outputs, self.settings.gamma, self.settings.beta]
+        try:
+            yield from run(batch._all_of, job, files=files, memory=self.settings.memory, advance=watch)
+        except CrashError as error:
+            yield job.targets[0][0], _with_none(error, len(job.targets))
+
+    def _all_of(self, job: Job, advance: Advance | None = None) -> Iterator[tuple[str, Outcome]]:
         last = job.targets[-1][0]
         again: bool | Exception = True
         while again is True:
-            outcomes = self._do(job, settings, watch)
+            outcomes = self._do(job, self.settings, advance)
             yield from outcomes
             if isinstance(outcomes[-1][1], Exception):
                 return

@@ -21,6 +21,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from gncli import __version__
+from gncli.containment import lift_limits
 from gncli.errors import GnError, UsageError, WorkerError
 from gncli.executors import Remote, perform, usable_cores
 from gncli.extras import require_extra
@@ -45,6 +46,7 @@ def connect(address: str, jobs: int | None) -> Cluster:
     if (address, jobs) in _OPEN:
         return _OPEN[address, jobs]
     require_extra("dask", "distributed", "--dask")
+    lift_limits()  # the cluster has its own, and a local one inherits these
     distributed: Any = import_module("distributed")
     if not os.environ.get("GN_DEBUG"):
         _silence()

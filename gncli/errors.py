@@ -56,5 +56,9 @@ class NonFiniteError(GnError):
     """NaN or infinity in the input, under `nan="fail"`."""
 
 
+class CrashError(GnError):
+    """The process that read or wrote HDF5 ended without a report."""
+
+
 class WorkerError(GnError):
     """A worker process was killed."""

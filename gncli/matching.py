@@ -10,7 +10,7 @@ import numpy as np
 
 from gncli.errors import AddressError, FormatError, UsageError
 from gncli.layout import stretches
-from gncli.tensors import Source, expand, more, open_source
+from gncli.tensors import Source, expand, is_piped, more, open_source
 from gncli.tensors.address import split
 from gncli.tensors.pipe import stream_at
 from gncli.tensors.values import datasets, named
@@ -24,10 +24,6 @@ class Match(NamedTuple):
     a: str | None
     b: str | None
     array: int | None = None
-
-
-def is_piped(*addresses: str) -> bool:
-    return any(stream_at(split(address)[0]) is not None for address in addresses)
 
 
 def matches(a: str, b: str, *, external: bool = False) -> Iterator[Match]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
@@ -15,6 +16,13 @@ BAR = 20  # characters
 
 
 _UNDER_WAY: list[Progress] = []
+_observer: Callable[[], object] | None = None
+
+
+def on_advance(observer: Callable[[], object] | None) -> None:
+    """Have `observer` called whenever some progress was made, in this process, shown or not."""
+    global _observer
+    _observer = observer
 
 
 def make_way() -> None:
@@ -61,6 +69,8 @@ class Progress:
     def advance(self, count: int) -> None:
         """`count` more bytes are done."""
         self._done += count
+        if _observer:
+            _observer()
         now = time.monotonic()
         if not self._shown or now < self._next:
             return

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import click
 
-from gncli import __version__, leavings
+from gncli import __version__, containment, leavings
 from gncli.errors import GnError, UsageError
 from gncli.report import say
 from gncli.stopping import STOPPING, has_default
@@ -40,6 +40,7 @@ NAMES = ("gn", "gncli")  # of the command
 # An error whose text is the help; click 8.1 has none.
 HELP: type[Exception] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}
+LOADING = ("HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_PLUGIN_PATH")  # by these, HDF5 loads libraries
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
 
@@ -168,9 +169,14 @@ class Gn(click.Group):
             return super().invoke(ctx)
 
 
+VERSION = "%(prog)s, version %(version)s" + (
+    "" if containment.is_possible() else "; HDF5 files are not contained, for want of fork"
+)
+
+
 @click.group(cls=Gn, context_settings=CONTEXT)
 # Not from the environment: GN_VERSION is a name that other tools' build scripts use.
-@click.version_option(__version__, prog_name="gn", allow_from_autoenv=False)
+@click.version_option(__version__, prog_name="gn", allow_from_autoenv=False, message=VERSION)
 def gn() -> None:
     """Group Normalization (Wu & He, 2018) for tensors in files.
 
@@ -202,9 +208,12 @@ def main() -> NoReturn:
     gc.set_threshold(50_000)  # nothing that is loaded is garbage, and to find that out takes milliseconds
     # The engine brings its own threads, and BLAS's would fight them. Read once, when numpy is loaded.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
+    for name in LOADING:
+        os.environ.pop(name, None)
     for number in STOPPING:
         if has_default(number):
             signal.signal(number, _stop)
+    containment.enable()
     # None where the shell closed it. A file of ours that took its number would be written to, or read.
     if sys.stdin is None:
         os.open(os.devnull, os.O_RDONLY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,9 +50,9 @@ def diff(
     are compared too. Exits with 0 if all are equal, 1 if not, or if something cannot be compared, and 2
     in trouble.
     """
-    from gncli.compare import Comparison, record_of
+    from gncli.compare import Comparison
+    from gncli.containment import run
     from gncli.difference import Tolerance
-    from gncli.matching import is_piped, matches
     from gncli.tensors.kept import keep_open
 
     said = any(options.was_said(ctx, name) for name in ("channels_per_group", *options.GROUPING))
@@ -63,26 +64,36 @@ def diff(
     options.check_pictures(False, plot, a, b)
     require_apart(options.reads(ctx, (a, b)), options.pictures(plot))
     with trouble(), reporting(format, quiet=quiet) as show, keep_open():
-        found = matches(a, b, external=settings.allow_external)
-        # The arrays of a pipe are known one at a time.
-        listed = [] if is_piped(a, b) else list(found)
-        if plot:
-            options.check_one(plot, len(listed))
-        for match in listed or found:
-            try:
-                record = compared(match, settings, plot)
-            except GnError as error:
-                tell(error)
+        for found in run(comparisons, a, b, settings, plot, files=(a, b), memory=settings.memory):
+            if isinstance(found, GnError):
+                tell(found)
                 codes.add(2)
-                if match.array is not None:
-                    break  # what comes next on the pipe is not known
-                if len(listed) > 1:
-                    found_out = {"verdict": f"not compared: {error.message}"}
-                    show(record_of(match.a, match.b, found_out, settings))
-                continue
-            show(record)
-            codes.add(0 if record["equal"] else 1)
+            else:
+                show(found)
+                codes.add(0 if found["equal"] else 1)
     raise click.exceptions.Exit(max(codes))
+
+
+def comparisons(a: str, b: str, settings: Comparison, plot: str | None) -> Iterator[dict[str, Any] | GnError]:
+    """Yield the record of each pair of tensors, or what went wrong with it. Raises GnError."""
+    from gncli.compare import record_of
+    from gncli.matching import matches
+    from gncli.tensors import is_piped
+
+    found = matches(a, b, external=settings.allow_external)
+    # The arrays of a pipe are known one at a time.
+    listed = [] if is_piped(a, b) else list(found)
+    if plot:
+        options.check_one(plot, len(listed))
+    for match in listed or found:
+        try:
+            yield compared(match, settings, plot)
+        except GnError as error:
+            yield error
+            if match.array is not None:
+                return  # what comes next on the pipe is not known
+            if len(listed) > 1:
+                yield record_of(match.a, match.b, {"verdict": f"not compared: {error.message}"}, settings)
 
 
 def compared(match: Match, settings: Comparison, plot: str | None) -> dict[str, Any]:

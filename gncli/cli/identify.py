@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gncli.cli import options, trouble
 from gncli.cli.command import Command
 from gncli.report import reporting
+
+if TYPE_CHECKING:
+    from gncli.identify import Question
 
 
 @click.command(cls=Command)
@@ -28,13 +32,23 @@ def identify(ctx: click.Context, /, x: str, y: str, format: str, quiet: bool, **
     of statistics, and prints the best, with the gn normalize line that gives the same. Exits with 0 if
     one matches, 1 if none does, 2 in trouble.
     """
-    from gncli.identify import Question, identify_files
+    from gncli.containment import run
+    from gncli.identify import Question
 
     options.check_clash(ctx, ["format"], "quiet")
     options.check_needs(ctx, ["gamma", "beta"], chosen["affine"] == "known", "--affine known")
     if chosen["affine"] == "unknown":  # then the environment's are of no use, either
         chosen |= {"gamma": None, "beta": None}
     with trouble(), reporting(format, quiet=quiet) as show:
-        record = identify_files(x, y, Question(**chosen))
+        question = Question(**chosen)
+        files = (x, y, question.gamma, question.beta)
+        (record,) = run(identified, x, y, question, files=files, memory=question.memory)
         show(record)
     raise click.exceptions.Exit(0 if record["match"] else 1)
+
+
+def identified(x: str, y: str, question: Question) -> Iterator[dict[str, object]]:
+    """Yield the one record of `gn identify`. Raises GnError."""
+    from gncli.identify import identify_files
+
+    yield identify_files(x, y, question)

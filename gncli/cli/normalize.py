@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import click
@@ -63,8 +63,8 @@ def normalize(
     and goes to standard output as such.
     """
     from gncli.batch import Batch
-    from gncli.normalize import Settings, with_histograms
-    from gncli.tensors import choose
+    from gncli.containment import run
+    from gncli.normalize import Settings
     from gncli.tensors.kept import keep_open
 
     inputs = options.all_inputs(ctx, inputs, from_file, null)
@@ -73,16 +73,15 @@ def normalize(
     options.check_clash(ctx, ["format", "hist"], "quiet")
     settings = Settings(**chosen | options.chosen_groups(ctx))
     word = settings.layout if options.was_said(ctx, "layout") else None
-    how: dict[str, Any] = {"of_several": _leave_out(word), "external": settings.allow_external}
-    how |= _which_dataset(word)
     began = time.monotonic()
     tally = Tally()
     addresses: list[str] = []
     wrong: dict[str, Exception] = {}
+    choose = partial(chosen_addresses, word=word, external=settings.allow_external)
     with keep_open():
         for given in inputs:
             try:
-                addresses += choose(given, **how)
+                addresses += run(choose, given, files=[given], memory=settings.memory)
             except UsageError:
                 raise
             except Exception as error:  # noqa: BLE001 - told in its turn, with what it keeps from being done
@@ -113,12 +112,33 @@ def normalize(
                     tally.count(outcome)
                     for warning in outcome.warnings if outcome else ():
                         say("warning", f"{address}: {warning}")
-                    if outcome:
-                        show(with_histograms(outcome.record, settings) if hist else outcome.record)
-                    if outcome and plot:
-                        plot_normalized(plot, outcome.record, settings)
+                    if outcome and (hist or plot):
+                        work = partial(pictured, outcome.record, settings, hist, plot)
+                        files = [address, outcome.record["output"]]
+                        for record in run(work, files=files, memory=settings.memory):
+                            show(record)
+                    elif outcome:
+                        show(outcome.record)
         if not quiet and (len(inputs) != 1 or from_file is not None):
             say("summary", tally.words(attempt.failed, time.monotonic() - began))
+
+
+def chosen_addresses(given: str, word: str | None, external: bool) -> Iterator[str]:
+    """Yield the addresses of the tensors that `given` names, as `choose` takes them. Raises GnError."""
+    from gncli.tensors import choose
+
+    yield from choose(given, of_several=_leave_out(word), external=external, **_which_dataset(word))
+
+
+def pictured(
+    record: dict[str, object], settings: Settings, hist: bool, plot: str | None
+) -> Iterator[dict[str, object]]:
+    """Yield the record, with histograms if `hist`, and draw the picture. Raises GnError."""
+    from gncli.normalize import with_histograms
+
+    yield with_histograms(record, settings) if hist else record
+    if plot:
+        plot_normalized(plot, record, settings)
 
 
 def plot_normalized(path: str, record: dict[str, object], settings: Settings) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import click
@@ -9,6 +11,7 @@ import click
 from gncli.cli import attempts, options
 from gncli.cli.command import Command
 from gncli.cli.paths import require_apart
+from gncli.errors import UsageError
 from gncli.report import reporting
 
 SPLITTING = ("groups", "channels_per_group", "grouping")  # options that say what a group is
@@ -40,8 +43,7 @@ def stats(
     Mean, std, min and max are over the finite elements; nan and inf count the others. An
     HDF5 file without ::/path is every numeric dataset in it; - is every .npy that a pipe gives.
     """
-    from gncli.stats import stats_file, with_histogram
-    from gncli.tensors import expand, more
+    from gncli.containment import run
     from gncli.tensors.kept import keep_open
 
     inputs = options.all_inputs(ctx, inputs, from_file, null)
@@ -57,17 +59,39 @@ def stats(
     with attempts() as attempt, reporting(format, quiet=quiet) as show, keep_open():
         for given in inputs:
             with attempt(given):
-                addresses = expand(given, external=chosen["allow_external"])
-                options.check_one(plot, len(addresses))
-                for address in addresses:
+                work = partial(statistics, given, chosen, hist=hist, plot=plot, asked=asked)
+                for address, found in run(work, files=[given], memory=chosen["memory"]):
                     with attempt(address):
-                        again = True
-                        while again:
-                            for record in stats_file(address, **chosen):
-                                show(with_histogram(record, **chosen) if hist else record)
-                                if plot:
-                                    plot_stats(plot, record, chosen, asked=asked)
-                            again = more(address)
+                        if isinstance(found, Exception):
+                            raise found
+                        show(found)
+
+
+def statistics(
+    given: str, chosen: dict[str, Any], *, hist: bool, plot: str | None, asked: bool
+) -> Iterator[tuple[str, dict[str, object] | Exception]]:
+    """Yield the address and the record of each tensor that `given` names, or what went wrong with it.
+
+    Draws the picture that is asked for. Raises GnError where `given` names no tensor.
+    """
+    from gncli.stats import stats_file, with_histogram
+    from gncli.tensors import expand, more
+
+    addresses = expand(given, external=chosen["allow_external"])
+    options.check_one(plot, len(addresses))
+    for address in addresses:
+        try:
+            again = True
+            while again:
+                for record in stats_file(address, **chosen):
+                    yield address, with_histogram(record, **chosen) if hist else record
+                    if plot:
+                        plot_stats(plot, record, chosen, asked=asked)
+                again = more(address)
+        except (BrokenPipeError, UsageError):
+            raise
+        except Exception as error:  # noqa: BLE001 - for the caller to tell, and to go on to the next
+            yield address, error
 
 
 def _whole_or_parts(

@@ -90,6 +90,30 @@ class Sink(Protocol):
         ...
 
 
+def involves_hdf5(*addresses: object) -> bool:
+    """Return whether an address (other objects are none) names an HDF5 file, or one that is yet to be made.
+
+    Loads no h5py. Of a pipe, waits for its first bytes.
+    """
+    for address in addresses:
+        if not isinstance(address, str):
+            continue
+        path = split(address)[0]
+        try:
+            kind = _locate(address)[2]
+        except GnError:  # whoever opens it says what is wrong
+            kind = kind_of(path) or "npy"
+        if kind == "hdf5":
+            return True
+    return False
+
+
+def is_piped(*addresses: object) -> bool:
+    """Return whether an address (other objects are none) names a pipe."""
+    given = (address for address in addresses if isinstance(address, str))
+    return any(stream_at(split(address)[0]) is not None for address in given)
+
+
 def open_source(
     address: str, *, external: bool = False, force: bool = False, as_stored: bool = False
 ) -> Source:
