@@ -21,7 +21,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from gncli import __version__
-from gncli.containment import lift_limits
+from gncli.contained import lift_limits
 from gncli.errors import GnError, UsageError, WorkerError
 from gncli.executors import Remote, perform, usable_cores
 from gncli.extras import require_extra

@@ -11,26 +11,21 @@ no sandbox: machine code that a file smuggled in would run with the user's right
 
 from __future__ import annotations
 
-import atexit
-import ctypes
 import os
 import pickle
-import resource
 import signal
 import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from io import BufferedReader, FileIO
-from math import ceil
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from gncli import leavings, progress
-from gncli.errors import BudgetError, CrashError
+from gncli import leavings
+from gncli.errors import CrashError
+
+if TYPE_CHECKING:
+    from gncli.contained import Call
 
 Item = TypeVar("Item")
 Advance = Callable[[int], None]
@@ -38,7 +33,6 @@ Advance = Callable[[int], None]
 SECONDS_TO_STOP = 0.2  # that a child has to remove its temporary files before it is killed
 SECONDS = 4.0  # of CPU time without progress, after which a file is taken for one that never ends
 BYTES_A_SECOND = 10_000_000  # of a file, by which that time grows: headers may take long, too
-HEADROOM = 512 << 20  # bytes of address space beside the buffers: libraries, threads' stacks, one chunk
 
 _enabled = False
 _child: _Child | None = None
@@ -53,15 +47,6 @@ def enable() -> None:
     """Send the calls of this process to a child. For the `gn` command, whose process is its own."""
     global _enabled
     _enabled = is_possible()
-
-
-class Call(NamedTuple):
-    """What a child is to do, and how many seconds of CPU time it may take without progress."""
-
-    function: Callable[..., Iterable[Any]]
-    arguments: tuple[object, ...]
-    advances: bool
-    seconds: float
 
 
 def run(
@@ -91,7 +76,8 @@ def run(
     Exception
         Whatever the function raises.
     """
-    from gncli.tensors import involves_hdf5, is_piped  # which load numpy
+    from gncli.contained import Call  # these load numpy
+    from gncli.tensors import involves_hdf5, is_piped
 
     addresses = [file for file in files if isinstance(file, str)]
     if not _enabled or not involves_hdf5(*addresses):
@@ -171,16 +157,20 @@ class _Child:
             if pid == 0:
                 os.close(calls_out)
                 os.close(reports_in)
-                _serve(call, calls_in, reports_out, memory, mask)
+                from gncli.contained import serve
+
+                serve(call, calls_in, reports_out, memory, mask)
             os.close(calls_in)
             os.close(reports_out)
             return cls(pid, FileIO(calls_out, "wb"), open(reports_in, "rb"), memory)
 
     def send(self, call: Call) -> None:
         """Have the child do `call`. If it is dead, `receive` will say so."""
+        from gncli.contained import write_all
+
         self.busy = True
         with suppress(BrokenPipeError):
-            _write(self._calls, pickle.dumps(call))
+            write_all(self._calls, pickle.dumps(call))
 
     def receive(self, address: str) -> tuple[str, Any]:
         """Wait for a report: an item, an advance, an error, or the end of the call."""
@@ -241,144 +231,11 @@ class _Child:
         return True
 
 
-class _Reports:
-    """The child's end of the pipe. Any thread may write to it."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._file = FileIO(descriptor, "wb")
-        self._lock = threading.Lock()
-
-    def send(self, kind: str, value: object = None) -> None:
-        """Write one report. Raises what pickling raises, before anything is written."""
-        data = pickle.dumps((kind, value))
-        with self._lock:
-            _write(self._file, data)
-
-
-def _write(file: FileIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) or 0 :]
-
-
 @contextmanager
-def _signals_blocked() -> Iterator[set[signal.Signals]]:
+def _signals_blocked() -> Iterator[set[int | signal.Signals]]:
     """Keep signals from arriving between the fork and the registration of the child."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield mask
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _serve(call: Call, calls: int, reports: int, memory: int, mask: set[signal.Signals]) -> NoReturn:
-    """Do `call`, and then what arrives, until the parent closes the pipe: the whole life of a child."""
-    from gncli.tensors.kept import keep_open
-
-    code = 1
-    try:
-        report = _Reports(reports)
-
-        def note(kind: str, key: Hashable) -> None:
-            if isinstance(key, str):  # the path of a temporary file
-                report.send(kind, key)
-
-        leavings.start_over(note)
-        _set_up(reports, memory, mask)
-        with open(calls, "rb") as stream, keep_open():
-            while True:
-                _perform(call, report, memory)
-                call = pickle.load(stream)
-    except EOFError:
-        code = 0
-        atexit._run_exitfuncs()
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    finally:
-        leavings.clear()
-        os._exit(code)
-
-
-def _perform(call: Call, report: _Reports, memory: int) -> None:
-    allow_time = partial(_allow_time, call.seconds)
-    try:
-        allow_time()
-        progress.on_advance(allow_time)
-        watch = {"advance": partial(report.send, "advance")} if call.advances else {}
-        for item in call.function(*call.arguments, **watch):
-            report.send("item", item)
-            allow_time()
-        sys.stdout.flush()
-    except MemoryError:
-        message = f"needs more memory than --memory {memory} allows; use a larger one if you trust the file"
-        report.send("error", BudgetError(message))
-    except Exception as error:  # noqa: BLE001 - raised again in the parent
-        if os.environ.get("GN_DEBUG"):
-            traceback.print_exception(error)
-        try:
-            report.send("error", error)
-        except Exception:  # noqa: BLE001 - whatever the exception holds that cannot be pickled
-            report.send("error", RuntimeError(f"{type(error).__name__}: {error}"))
-    else:
-        report.send("end")
-
-
-def _set_up(reports: int, memory: int, mask: set[signal.Signals]) -> None:
-    """Leave ^C to the parent, end with it, silence what libraries print, and limit the memory."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGXCPU, signal.SIG_DFL)  # Python's handlers do not run within a loop of a library
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    os.register_at_fork(after_in_child=partial(_leave_to_parent, reports))
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        stream = getattr(sys, name)
-        own = open(os.dup(descriptor), "w", encoding=stream.encoding, errors=stream.errors)  # noqa: SIM115
-        own.reconfigure(line_buffering=name == "stderr" or stream.line_buffering)
-        setattr(sys, name, own)
-        os.dup2(nowhere, descriptor)
-    os.close(nowhere)
-    if sys.platform == "linux":
-        _end_with_parent()
-        _limit_memory(memory)
-
-
-def _leave_to_parent(reports: int) -> None:
-    """In a process forked from the child, which computes on what it gets and touches no HDF5 library.
-
-    It must not keep the pipe open after the child has ended, and its time is not limited.
-    """
-    os.close(reports)
-    lift_limits()
-
-
-def lift_limits() -> None:
-    """Remove the limits on memory and time, for processes that are started from here and have their own."""
-    for limit in (resource.RLIMIT_AS, resource.RLIMIT_CPU):
-        _, hard = resource.getrlimit(limit)
-        resource.setrlimit(limit, (hard, hard))
-    progress.on_advance(None)
-
-
-def _allow_time(seconds: float) -> None:
-    """Allow this process so much more CPU time: beyond it the system sends SIGXCPU."""
-    used = time.process_time()
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    soft = ceil(used + seconds)
-    resource.setrlimit(
-        resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
-    )
-
-
-def _end_with_parent() -> None:
-    """Have the system kill this process when the parent is gone: see prctl(2)."""
-    set_death_signal = 1
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
-
-
-def _limit_memory(memory: int) -> None:
-    """Limit the address space to what this process has, `memory` bytes of buffers, and HEADROOM."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + memory + HEADROOM
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

@@ -162,7 +162,10 @@ def normalize_file(
         in_order = streams and cut.one_pass and cut.in_order
         if isinstance(source, StreamSource) and not in_order:
             source = source.spooled()
-        told: dict[str, object] = {"gn_command": shortened(command, _COMMAND_BYTES), "gn_version": __version__}
+        told: dict[str, object] = {
+            "gn_command": shortened(command, _COMMAND_BYTES),
+            "gn_version": __version__,
+        }
         sink = (
             into or NullSink(target)
             if dry_run
