@@ -162,14 +162,11 @@ def normalize_file(
         in_order = streams and cut.one_pass and cut.in_order
         if isinstance(source, StreamSource) and not in_order:
             source = source.spooled()
-        told: dict[str, object] = {
-            "gn_command": shortened(command, _COMMAND_BYTES),
-            "gn_version": __version__,
-        }
+        by: dict[str, object] = {"command": shortened(command, _COMMAND_BYTES), "version": __version__}
         sink = (
             into or NullSink(target)
             if dry_run
-            else opener(target, source, dtype, force=force, attributes={**told, **done}, in_order=in_order)
+            else opener(target, source, dtype, force=force, attributes={**by, **done}, in_order=in_order)
         )
         try:
             size = prod(source.shape) * source.dtype.itemsize
