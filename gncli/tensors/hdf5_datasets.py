@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import h5py
 import numpy as np
 
 from gncli.errors import OutputError
+from gncli.tensors.hdf5_places import is_numpys
 from gncli.tensors.hdf5_references import Bonds
 from gncli.tensors.hdf5_safety import encoded
 
@@ -36,8 +38,10 @@ def create(file: h5py.File, space: Any, dtype: np.dtype[Any], settings: Any) -> 
     return h5py.Dataset(h5py.h5d.create(file.id, None, h5py.h5t.py_create(dtype), space, settings))
 
 
-def takes_values(dataset: h5py.Dataset) -> bool:
-    """Whether values written to it stay in its file, and stay as they are."""
+def can_hold(dataset: h5py.Dataset, dtype: np.dtype[Any]) -> bool:
+    """Whether values of `dtype` written to it stay in its file, and stay as they are."""
+    if dataset.dtype.newbyteorder("=") != dtype or not is_numpys(dataset.id.get_type()):
+        return False
     settings = dataset.id.get_create_plist()
     elsewhere = settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count() > 0
     return not elsewhere and not _lossy(settings)
@@ -62,38 +66,58 @@ def like(old: h5py.Dataset, dtype: np.dtype[Any]) -> h5py.Dataset:
         with np.errstate(over="ignore"):
             settings.set_fill_value(np.asarray(old.fillvalue).astype(dtype))
     new = create(old.file, space, dtype, settings)
+    scaled = has_scales(old)
     for key in old.attrs:
-        if key != "DIMENSION_LIST":  # references, which attach_scale makes on both sides
+        if not (scaled and key == "DIMENSION_LIST"):  # references, which attach_scale makes on both sides
             _copy_attribute(old, new, key)
-    for ours, theirs in zip(new.dims, old.dims, strict=True):
-        for scale in theirs.values():
-            ours.attach_scale(scale)
+    if scaled:
+        for ours, theirs in zip(new.dims, old.dims, strict=True):
+            for scale in theirs.values():
+                ours.attach_scale(scale)
     return new
+
+
+def has_scales(dataset: h5py.Dataset) -> bool:
+    """Whether it has a list of scales. Its type is looked at first: HDF5 crashes on another one."""
+    if "DIMENSION_LIST" not in dataset.attrs:
+        return False
+    attribute = h5py.h5a.open(dataset.id, b"DIMENSION_LIST")
+    kind = attribute.get_type()
+    listed = isinstance(kind, h5py.h5t.TypeVlenID) and kind.get_super().equal(h5py.h5t.STD_REF_OBJ)
+    return bool(listed and attribute.shape == (dataset.ndim,))
 
 
 def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str | bytes) -> None:
     # At the low level, where its type stays as it is: fixed strings, enumerations, references.
     name = encoded(key)
     attribute = h5py.h5a.open(old.id, name)
-    kind = attribute.get_type()
-    if key in SAME_TYPE and attribute.dtype == old.dtype:
-        kind = new.id.get_type()
-    copy = h5py.h5a.create(new.id, name, kind, attribute.get_space())
-    if attribute.get_space().get_simple_extent_type() != h5py.h5s.NULL:
-        if attribute.dtype.hasobject or kind != attribute.get_type():
-            value, of = np.empty(attribute.shape, attribute.dtype), None
-        else:  # as bytes: numpy knows no string that need not end in NUL, but has room for it
-            of = attribute.get_type()
-            value = np.empty(attribute.shape, f"V{of.get_size()}")
-        attribute.read(value, of)
-        copy.write(value, of)
+    kind, space = attribute.get_type(), attribute.get_space()
+    dtype = _dtype_of(attribute)
+    converted = key in SAME_TYPE and dtype == old.dtype
+    copy = h5py.h5a.create(new.id, name, new.id.get_type() if converted else kind, space)
+    if space.get_simple_extent_type() == h5py.h5s.NULL:
+        return
+    if dtype is not None and (dtype.hasobject or converted):
+        value, of = np.empty(attribute.shape, dtype), None
+    else:  # as bytes: numpy knows no string that need not end in NUL, but has room for it
+        value, of = np.empty(attribute.shape, f"V{kind.get_size()}"), kind
+    attribute.read(value, of)
+    copy.write(value, of)
+
+
+def _dtype_of(attribute: Any) -> np.dtype[Any] | None:
+    with suppress(TypeError):  # numpy has no such type
+        dtype: np.dtype[Any] = attribute.dtype
+        return dtype
+    return None
 
 
 def replace(file: h5py.File, old: h5py.Dataset, new: h5py.Dataset, bonds: Bonds) -> None:
     """Put `new` under each of the names of `old`, so that two names of one dataset stay that."""
-    for dim in old.dims:
-        for scale in dim.values():
-            dim.detach_scale(scale)
+    if has_scales(old):
+        for dim in old.dims:
+            for scale in dim.values():
+                dim.detach_scale(scale)
     for path in bonds.moved(old, new):
         _relink(file, path, new)
     bonds.mend(file, old, new)

@@ -67,6 +67,15 @@ class Grid:
         found = tuple(begin // chunk for begin, chunk in zip(start, self.chunks, strict=True))
         return found if all(n < count for n, count in zip(found, self.counts, strict=True)) else None
 
+    def start(self, number: Place) -> Place:
+        """Where a chunk begins."""
+        return tuple(n * chunk for n, chunk in zip(number, self.chunks, strict=True))
+
+    def is_partial(self, number: Place) -> bool:
+        """Whether a chunk reaches beyond the shape."""
+        axes = zip(number, self.chunks, self.shape, strict=True)
+        return any((n + 1) * chunk > length for n, chunk, length in axes)
+
     @property
     def has_partial(self) -> bool:
         return any(length % chunk for length, chunk in zip(self.shape, self.chunks, strict=True))

@@ -51,13 +51,21 @@ class _Numb:
 class Hdf5Output:
     """A new HDF5 file on its way to `path`: a copy of the file `origin`, or an empty one.
 
-    Values at `left_out`, ranges of bytes, are not copied: nobody will read them. Raises OutputError.
+    Values at `left_out`, ranges of bytes, are not copied: nobody will read them. `oldest` is the
+    oldest version of HDF5, as h5py's `libver` has it, that has to read new objects. Raises OutputError.
     """
 
     def __init__(
-        self, path: str, origin: str | None, left_out: Iterable[tuple[int, int]] = (), *, force: bool
+        self,
+        path: str,
+        origin: str | None,
+        left_out: Iterable[tuple[int, int]] = (),
+        *,
+        force: bool,
+        oldest: str = "earliest",
     ) -> None:
         self.path = path
+        self._oldest = oldest
         self._over = False
         self._h5: h5py.File | None = None
         self._mode = "r+" if origin else "w"
@@ -77,7 +85,7 @@ class Hdf5Output:
     def open(self) -> h5py.File:
         """The file, for work within `do`."""
         if self._h5 is None:
-            self._h5 = h5py.File(self._numb, self._mode)
+            self._h5 = h5py.File(self._numb, self._mode, libver=(self._oldest, "latest"))
             self._mode = "r+"
         return self._h5
 

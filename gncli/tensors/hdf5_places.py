@@ -77,9 +77,14 @@ def places(dataset: h5py.Dataset, size: int) -> Places | None:
 
 
 def is_plain(dataset: h5py.Dataset) -> bool:
-    """Whether the type in the file is numpy's, bit by bit, and HDF5 says where chunks are."""
-    same: bool = dataset.id.get_type().equal(h5py.h5t.py_create(dataset.dtype))
-    return same and hasattr(dataset.id, "chunk_iter")
+    """Whether elements are stored as numpy has them, and HDF5 says where chunks are."""
+    return is_numpys(dataset.id.get_type()) and hasattr(dataset.id, "chunk_iter")
+
+
+def is_numpys(kind: Any) -> bool:
+    """Whether a type in a file is numpy's, bit by bit. A bfloat16 is not, which h5py reads as float32."""
+    same: bool = kind.equal(h5py.h5t.py_create(kind.dtype))
+    return same
 
 
 def user_block(file: h5py.File) -> int:

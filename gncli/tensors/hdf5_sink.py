@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -16,10 +16,11 @@ from gncli.errors import AddressError, OutputError
 from gncli.layout import Run
 from gncli.tensors.hdf5 import Hdf5Source, open_dataset, select
 from gncli.tensors.hdf5_chunks import ChunkPacker, ChunkWriter, Coding, raw
-from gncli.tensors.hdf5_datasets import contiguous, create, like, make_way, replace, space_of, takes_values
+from gncli.tensors.hdf5_datasets import can_hold, contiguous, create, like, make_way, replace, space_of
 from gncli.tensors.hdf5_grid import hyperslabs
 from gncli.tensors.hdf5_output import Hdf5Output
 from gncli.tensors.hdf5_places import Places, places, write_places
+from gncli.tensors.hdf5_rewrite import Released, release
 from gncli.tensors.hdf5_safety import lookup
 from gncli.tensors.staging import Joined
 
@@ -126,6 +127,7 @@ class Hdf5Sink(Hdf5Part):
 
     def _open(self, name: str, source: Source, force: bool, attributes: Mapping[str, object]) -> None:
         file = self._output.open()
+        self._released: Released | None = None
         dataset = self._create(file, name, source, force)
         _describe(dataset, attributes)
         file.flush()
@@ -149,7 +151,7 @@ class Hdf5Sink(Hdf5Part):
             self._close()
 
     def _close(self) -> None:
-        self._dataset = self._chunks = None
+        self._dataset = self._chunks = self._released = None
         self._output.close()
 
     def _write(self, runs: Sequence[Run], values: NDArray[Any]) -> None:
@@ -163,6 +165,8 @@ class Hdf5Sink(Hdf5Part):
                 self._write_box(offset, block)
 
     def _write_box(self, offset: tuple[int, ...], values: NDArray[Any]) -> None:
+        if self._released:
+            self._released.prepare(self._dataset, offset, values.shape)
         in_memory, in_file = select(self._dataset, offset, values.shape)
         self._dataset.id.write(in_memory, in_file, np.ascontiguousarray(values).reshape(-1))
 
@@ -175,13 +179,11 @@ class Hdf5Sink(Hdf5Part):
         if name != source.name:
             make_way(file, name, force, self.address)
             file[name] = dataset = like(old, self._dtype)
-        elif old.dtype.newbyteorder("=") == self._dtype and takes_values(old):
+        elif can_hold(old, self._dtype):
             dataset = old
-            if old.chunks and old.size and not places(old, os.fstat(self._output.descriptor).st_size):
-                _empty(old)
+            self._released = release(old)
         else:
-            if old.chunks and old.size:
-                _empty(old)
+            release(old)  # before the new one takes space behind it
             dataset = like(old, self._dtype)
             replace(file, old, dataset, self._output.bonds)
         return dataset
@@ -198,7 +200,8 @@ def sink_alone(
 ) -> Hdf5Sink:
     """The one sink of a new file at `path`."""
     own = name in (None, _own_name(source))
-    output = Hdf5Output(path, _origin(source), _replaced(source) if own else (), force=force)
+    left_out = _replaced(source) if own else []
+    output = Hdf5Output(path, _origin(source), left_out, force=force, oldest=_oldest_version([source]))
     try:
         return Hdf5Sink(output, name, source, dtype, force=force, attributes=attributes)
     except BaseException:
@@ -211,7 +214,7 @@ def joint_output(path: str, sources: Sequence[Source], *, force: bool) -> Iterat
     """Gives an `open_sink` whose sinks are datasets of one new file, which stands if all goes well."""
     (origin,) = {_origin(source) for source in sources}
     left_out = [place for source in sources for place in _replaced(source)]
-    output = Hdf5Output(path, origin, left_out, force=force)
+    output = Hdf5Output(path, origin, left_out, force=force, oldest=_oldest_version(sources))
 
     def open_sink(
         target: str,
@@ -250,6 +253,23 @@ def _replaced(source: Source) -> list[tuple[int, int]]:
     return source.raw.table.ranges() if source.raw else []
 
 
+def _oldest_version(sources: Sequence[Source]) -> str:
+    """The first version of HDF5 that can read all of `sources`, as h5py's `libver` has it.
+
+    A dataset made like an old one needs it: only since 1.8 can an attribute have more than 64 kB, only since
+    1.10 can chunks at the edges be unfiltered. A newer version than that would shut out readers.
+    """
+    versions = ["earliest"]
+    for source in sources:
+        if isinstance(source, Hdf5Source):
+            dataset = source.dataset
+            if dataset.file.id.get_create_plist().get_version()[0] >= 3:  # of the superblock
+                versions.append("v110")
+            elif h5py.h5o.get_info(dataset.id).hdr.version >= 2:
+                versions.append("v108")
+    return max(versions)
+
+
 def _own_name(source: Source) -> str:
     if isinstance(source, Hdf5Source):
         return source.name
@@ -257,16 +277,19 @@ def _own_name(source: Source) -> str:
     return "/" + (stem.strip("-.") or "tensor")
 
 
-def _empty(dataset: h5py.Dataset) -> None:
-    """Free the space of all chunks: new ones are of other sizes, and would leave gaps one by one."""
-    shape = dataset.shape
-    dataset.id.set_extent((0, *shape[1:]))
-    dataset.id.set_extent(shape)
-
-
 def _describe(dataset: h5py.Dataset, attributes: Mapping[str, object]) -> None:
-    for key in [key for key in dataset.attrs if isinstance(key, str) and key.startswith(PREFIX)]:
-        del dataset.attrs[key]  # of an earlier run, which this one's would be mixed with
+    """Set these attributes, with `PREFIX` before each name. None removes one that an earlier run left."""
     for key, value in attributes.items():
-        if value is not None:
-            dataset.attrs[key if key.startswith(PREFIX) else PREFIX + key] = value
+        name = key if key.startswith(PREFIX) else PREFIX + key
+        if value is None:
+            if name in dataset.attrs:
+                del dataset.attrs[name]
+        elif not _has(dataset, name, value):  # each new string would leave a gap of 4 kB where it was
+            dataset.attrs[name] = value
+
+
+def _has(dataset: h5py.Dataset, name: str, value: object) -> bool:
+    """Whether the dataset has that attribute, with that value."""
+    with suppress(TypeError, OSError):  # of a type that h5py cannot read
+        return name in dataset.attrs and np.array_equal(dataset.attrs[name], np.asarray(value))
+    return False
