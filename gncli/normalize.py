@@ -37,6 +37,11 @@ from gncli.tensors import (
 from gncli.tensors.address import check_identity, identity
 from gncli.tensors.null import NullSink
 from gncli.tensors.stream import StreamSource
+from gncli.words import shortened
+
+# A command line may name thousands of files, and each of the outputs holds it.
+_COMMAND_BYTES = 1000
+_TOLD_ABOVE = ("groups", "eps", "grouping", "layout")  # in a record, before the statistics
 
 
 @dataclass(frozen=True)
@@ -132,11 +137,11 @@ def normalize_file(
         in_order = streams and cut.one_pass and cut.in_order
         if isinstance(source, StreamSource) and not in_order:
             source = source.spooled()
-        attributes = {"gn_command": command, "gn_version": __version__, **done}
+        by = {"command": shortened(command, _COMMAND_BYTES), "version": __version__}
         sink = (
             into or NullSink(target)
             if dry_run
-            else opener(target, source, dtype, force=force, attributes=attributes, in_order=in_order)
+            else opener(target, source, dtype, force=force, attributes={**by, **done}, in_order=in_order)
         )
         try:
             size = prod(source.shape) * source.dtype.itemsize
@@ -172,7 +177,7 @@ def normalize_file(
         "before": outcome.before.row(),
         "after": outcome.after.row(),
         "output_dtype": dtype.name,
-        **{key: value for key, value in done.items() if key not in ("groups", "eps", "grouping", "layout")},
+        **{key: value for key, value in done.items() if key not in _TOLD_ABOVE and value is not None},
         "bytes": size,
         "seconds": round(time.monotonic() - began, 6),
     }
@@ -243,14 +248,15 @@ def _parameter(given: float | str | None, name: str, channels: int, external: bo
 
 
 def _describe_request(settings: Settings, word: str, groups: int) -> Mapping[str, object]:
-    """What is applied, for the record and for attributes; what was not asked for is left out."""
-    asked: dict[str, object] = {
+    """What is applied, for the record and for attributes; None for what was not asked for."""
+    return {
         "groups": groups,
         "eps": settings.eps,
         "layout": word,
         "grouping": settings.grouping,
         "divide_by": settings.divide_by,
         "nan_policy": settings.nan,
+        "gamma": settings.gamma,
+        "beta": settings.beta,
+        "like": settings.like,
     }
-    optional = {"gamma": settings.gamma, "beta": settings.beta, "like": settings.like}
-    return asked | {key: value for key, value in optional.items() if value is not None}

@@ -6,12 +6,15 @@ One record is a page, several are a row each: a list of lines and grids, which `
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, TypeAlias
 
 SHOWN = 5  # groups of a comparison
 MEASURES = ("max_abs", "mean_abs", "max_rel", "max_ulp")
 BAR = 16  # characters of the longest bar
+OMITTED = " [... {} bytes cut ...] "
 CUT = 60  # characters of attributes, in a row and in a line
 
 
@@ -38,6 +41,18 @@ def as_size(count: float) -> str:
 def printable(text: str) -> str:
     """`text` on one line: what no terminal shows, or acts upon, is escaped as Python would."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """`text` in at most `most` bytes of UTF-8. The middle of a longer one is cut out, and marked."""
+    sizes = [len(sign.encode("utf-8", "surrogateescape")) for sign in text]
+    if sum(sizes) <= most:
+        return text
+    half = (most - len(OMITTED.format(sum(sizes)))) // 2
+    head = bisect_right(list(accumulate(sizes)), half)
+    tail = bisect_right(list(accumulate(sizes[::-1])), half)
+    mark = OMITTED.format(sum(sizes[head : len(sizes) - tail]))
+    return text[:head] + mark + text[len(text) - tail :]
 
 
 def cell(value: object) -> str:
