@@ -59,8 +59,8 @@ def normalize(
     Writes x.gn.npy beside x.npy (or to --output) and prints the statistics before and after. An HDF5
     file without ::/path is searched for the one dataset that has the layout's rank; several datasets of
     one file, as FILE::/conv*, go into one output. --output FILE.h5::/path adds a dataset to a file, and
-    FILE.h5::/path/ all inputs to a group in it, under their names. An INPUT of - is .npy from a pipe,
-    one after another, and goes to standard output as such.
+    FILE.h5::/path/ all inputs to a group in it, under their names. An INPUT of - is .npy from a pipe, one
+    after another, and goes to standard output as such.
     """
     from gncli.batch import Batch
     from gncli.containment import run
