@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
@@ -156,6 +156,19 @@ class Gn(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command by its own name: not as `python -m gncli`, nor by one that a caller makes up."""
+        called = os.path.basename(sys.argv[0])
+        name = prog_name or (called if called in NAMES else "gn")
+        return super().main(args, name, complete_var, standalone_mode, **extra)
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with edge():
             return super().make_context(*args, **kwargs)
@@ -221,11 +234,9 @@ def main() -> NoReturn:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
-    # Not "python -m gncli", by which no shell could complete, nor any other name that a caller makes up.
-    name = os.path.basename(sys.argv[0])
     code: str | int | None = None
     try:
-        gn(prog_name=name if name in NAMES else "gn")
+        gn()
     except SystemExit as end:
         code = end.code
     except KeyboardInterrupt:
