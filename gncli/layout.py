@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
-from math import prod
+from math import isqrt, prod
 from typing import TypeAlias
 
 from gncli.errors import LayoutError, UsageError
@@ -27,6 +27,8 @@ Run: TypeAlias = tuple[int, int]  # start and count in elements, in storage orde
 Box: TypeAlias = tuple[tuple[int, int], ...]  # start and stop on each axis of the five-axis view
 
 MAX_RANK = 64  # numpy's limit
+TRIED = 4096  # numbers that may divide a number of channels
+SHOWN = 32  # divisors in a message
 GENERIC = ("channels_first", "channels_last")
 _SPACE = {0: "", 1: "L", 2: "HW", 3: "DHW", 4: "TDHW"}
 _SPARE = "TDHWAEFGIJKLMOPQRSUVXYZ"  # all letters but C, and N and B for the sample
@@ -147,9 +149,10 @@ def stretches(size: int, most: int) -> Iterator[Run]:
 
 
 def divisors(number: int) -> list[int]:
-    """All divisors in order, in O(sqrt(number)) steps."""
-    low = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
-    return low + [number // d for d in reversed(low) if d * d != number]
+    """Return the divisors in order. Of a number above TRIED², those up to TRIED: a stranger may give any."""
+    root = isqrt(number)
+    low = [d for d in range(1, min(root, TRIED) + 1) if number % d == 0]
+    return low if root > TRIED else low + [number // d for d in reversed(low) if d * d != number]
 
 
 def widest(count: int, most: int) -> int:
@@ -167,7 +170,8 @@ def group_count(channels: int, groups: int | None, channels_per_group: int | Non
     if given < 1:
         raise UsageError(f"{given} is no number of groups or channels; use 1 or more")
     if channels % given:
-        valid = ", ".join(map(str, divisors(channels)))
+        found = divisors(channels)
+        valid = ", ".join(map(str, found[:SHOWN])) + (", ..." if len(found) > SHOWN else "")
         into = f"{given} groups" if channels_per_group is None else f"groups of {given}"
         they = "1 channel does" if channels == 1 else f"{channels} channels do"
         raise LayoutError(f"{they} not divide into {into}; valid: {valid}")

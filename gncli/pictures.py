@@ -13,7 +13,7 @@ import numpy as np
 from gncli.compare import Pair
 from gncli.difference import Floats, widened
 from gncli.histogram import Histogram
-from gncli.layout import Layout, Run, channel_axis, divisors, group_count
+from gncli.layout import Layout, Run, channel_axis, group_count
 from gncli.plot import Map, draw_difference, draw_tensor
 from gncli.stats import stats_file
 
@@ -41,7 +41,7 @@ def plot_tensor(
         word = Layout.parse(chosen["layout"] or "channels_first").on(shape).word
         channels = shape[channel_axis(word, len(shape))]
         given = chosen["channels_per_group"] or chosen["groups"]
-        by = "group" if asked or given in divisors(channels) else "channel"
+        by = "group" if asked or channels % given == 0 else "channel"
         title += f" {word}" + (f", {channels} channels by {by}" if by == "channel" else "")
         parts = channels if by == "channel" else group_count(channels, *_groups(chosen))
         rows_of = stats_file(record["input"], force=True, **{**chosen, "by": ("sample", by)})

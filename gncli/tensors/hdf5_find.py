@@ -14,7 +14,7 @@ from gncli.errors import AddressError, FormatError, GnError
 from gncli.report import say
 from gncli.tensors.address import LISTED, candidates, near, pasted, require_numeric
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
-from gncli.tensors.hdf5_safety import ForeignLinkError, is_sound, lookup, open_file, require_own
+from gncli.tensors.hdf5_safety import Dataset, ForeignLinkError, is_sound, lookup, open_file, require_own
 
 Found = list[tuple[str, tuple[int, ...] | None]]
 
@@ -95,17 +95,36 @@ def walk(
     links: list[tuple[bytes, int]] = []
     # Not by visititems_links, which stumbles over names that are not UTF-8. It is one `link` for all calls.
     file.id.links.visit(lambda path, link: links.append((path, link.type)), info=True)
-    for path, kind in sorted(links, key=lambda link: link[1] != h5py.h5l.TYPE_HARD):
-        name = "/" + path.decode("utf-8", "surrogateescape")
-        if hard and kind != h5py.h5l.TYPE_HARD:
+    groups = [(b"", file.id)]  # from the root to the last one met: links come depth first
+    for path, kind in links:
+        if kind != h5py.h5l.TYPE_HARD:
+            continue
+        parent, _, last = path.rpartition(b"/")
+        while groups[-1][0] != parent:
+            groups.pop()
+        try:
+            thing = h5py.h5o.open(groups[-1][1], last)
+        except H5PY_ERRORS:
+            yield _name(path), None
+            continue
+        if isinstance(thing, h5py.h5g.GroupID):
+            groups.append((path, thing))
+        elif isinstance(thing, h5py.h5d.DatasetID):
+            yield _name(path), Dataset(thing)
+    for path, kind in links:
+        if hard or kind == h5py.h5l.TYPE_HARD:
             continue
         try:
-            thing = lookup(file, name, external=external)
+            thing = lookup(file, _name(path), external=external)
         except GnError:
-            yield name, None
+            yield _name(path), None
         else:
             if isinstance(thing, h5py.Dataset):
-                yield name, thing
+                yield _name(path), thing
+
+
+def _name(path: bytes) -> str:
+    return "/" + path.decode("utf-8", "surrogateescape")
 
 
 def numeric_dtype(dataset: h5py.Dataset, address: str) -> np.dtype[Any]:

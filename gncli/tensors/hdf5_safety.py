@@ -17,6 +17,7 @@ from gncli.tensors.address import identity
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.words import as_size
 
+MOST_LEVELS = 32  # of virtual datasets that are made of virtual datasets
 MOST_LINKS = 16  # soft links on the way to one object; HDF5's own limit
 # Deflate makes at most 1032 bytes of one; what is said to be more than this and a gigabyte is not there.
 LIKELY = 1100
@@ -182,10 +183,13 @@ def require_own(dataset: h5py.Dataset, address: str, *, external: bool = False) 
     HDF5 reads fill values for a source that is missing, without a word.
     """
     with translated(FormatError, address):
-        _require_own(dataset, address, external, [])
+        _require_own(dataset, address, external, [], set())
 
 
-def _require_own(dataset: h5py.Dataset, address: str, external: bool, within: list[Any]) -> None:
+def _require_own(
+    dataset: h5py.Dataset, address: str, external: bool, within: list[Any], seen: set[tuple[int, int]]
+) -> None:
+    """As `require_own`, of a source of the datasets `within`. Those in `seen` have been looked at."""
     with closing(dataset.id.get_create_plist()) as settings:
         pieces = [settings.get_external(index) for index in range(settings.get_external_count())]
         sources = _sources(settings) if settings.get_layout() == h5py.h5d.VIRTUAL else []
@@ -198,9 +202,15 @@ def _require_own(dataset: h5py.Dataset, address: str, external: bool, within: li
             raise AddressError(f"keeps its values in {where!r}, which is missing or short", address=address)
     if sources and dataset in within:
         raise FormatError("is a virtual dataset made of itself", address=address)
+    if len(within) > MOST_LEVELS:
+        message = f"is a virtual dataset of virtual ones, on more than {MOST_LEVELS} levels"
+        raise FormatError(message, address=address)
+    if object_of(dataset) in seen:
+        return
+    seen.add(object_of(dataset))
     for source in sources:
         if source.file == ".":
-            _require_source(dataset.file, source, address, external, [*within, dataset])
+            _require_source(dataset.file, source, address, external, [*within, dataset], seen)
             continue
         if not external:
             message = f"is a virtual dataset of values in another file, {source.file!r}; {PERMIT}"
@@ -209,7 +219,7 @@ def _require_own(dataset: h5py.Dataset, address: str, external: bool, within: li
         if path is None:
             raise AddressError(f"is a virtual dataset of {source.file!r}, which is missing", address=address)
         with open_file(path) as file:
-            _require_source(file, source, address, external, [*within, dataset])
+            _require_source(file, source, address, external, [*within, dataset], seen)
 
 
 class _VirtualSource(NamedTuple):
@@ -235,7 +245,12 @@ def _text(get: Callable[[int], str], index: int) -> str:
 
 
 def _require_source(
-    file: h5py.File, source: _VirtualSource, address: str, external: bool, within: list[Any]
+    file: h5py.File,
+    source: _VirtualSource,
+    address: str,
+    external: bool,
+    within: list[Any],
+    seen: set[tuple[int, int]],
 ) -> None:
     try:
         found = lookup(file, source.name, external=external)
@@ -244,7 +259,7 @@ def _require_source(
     if not isinstance(found, h5py.Dataset):
         what = source.name if source.file == "." else f"{source.file}::{source.name}"
         raise AddressError(f"is a virtual dataset of {what!r}, which is missing", address=address)
-    _require_own(found, address, external, within)
+    _require_own(found, address, external, within, seen)
 
 
 def _beside(dataset: h5py.Dataset, path: str) -> str | None:
@@ -260,14 +275,26 @@ def require_stored(dataset: h5py.Dataset, address: str) -> None:
     declared = math.prod(dataset.shape) * dataset.id.get_type().get_size()
     if declared <= WORTH_A_DOUBT:
         return
-    stored = _stored(dataset)
+    stored = _stored(dataset, set())
     if declared > LIKELY * stored:
         message = f"declares {_binary(declared)}, stores {as_size(stored)}"
         raise FormatError(f"{message}; if you believe it, `gn normalize --force` does too", address=address)
 
 
-def _stored(dataset: h5py.Dataset) -> int:
-    """Bytes that the file has of the dataset's values, or at most has: they may be said to overlap."""
+def object_of(dataset: h5py.Dataset) -> tuple[int, int]:
+    """Return what tells the object from all others that are open: its file and its address there."""
+    info = h5py.h5o.get_info(dataset.id)
+    return info.fileno, info.addr
+
+
+def _stored(dataset: h5py.Dataset, seen: set[tuple[int, int]]) -> int:
+    """Return how many bytes the file has of the dataset's values, or at most has: they may overlap.
+
+    What is in `seen` has been counted.
+    """
+    if object_of(dataset) in seen:
+        return 0
+    seen.add(object_of(dataset))
     with closing(dataset.id.get_create_plist()) as settings:
         outside, layout = settings.get_external_count() > 0, settings.get_layout()
         sources = _sources(settings) if layout == h5py.h5d.VIRTUAL else []
@@ -280,7 +307,7 @@ def _stored(dataset: h5py.Dataset) -> int:
     total = 0
     for source in sources:
         if source.file == ".":
-            total += _stored(lookup(dataset.file, source.name, external=True))
+            total += _stored(lookup(dataset.file, source.name, external=True), seen)
         elif path := _beside(dataset, source.file):
             total += os.path.getsize(path)
     return total

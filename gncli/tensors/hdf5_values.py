@@ -17,7 +17,7 @@ from gncli.tensors.hdf5 import Hdf5Source, select
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, translated
 from gncli.tensors.hdf5_filters import require_filters
 from gncli.tensors.hdf5_find import find, is_numeric, matches, walk
-from gncli.tensors.hdf5_safety import is_sound, lookup, open_file, require_own, require_stored
+from gncli.tensors.hdf5_safety import is_sound, lookup, object_of, open_file, require_own, require_stored
 
 
 class Hdf5Number(Hdf5Source):
@@ -84,15 +84,10 @@ def datasets_of_any_type(
         if thing is None:
             for name, dataset in walk(file, external=external):
                 if pattern is None or matches(name, pattern):
-                    found[name] = name if dataset is None else _object(dataset)
+                    found[name] = name if dataset is None else object_of(dataset)
     if not found and pattern is not None:
         find(path, pattern, external=external, shown=shown)  # which says what is wrong
     return found
-
-
-def _object(dataset: h5py.Dataset) -> Hashable:
-    info = h5py.h5o.get_info(dataset.id)
-    return info.fileno, info.addr
 
 
 class Hdf5Values:
