@@ -14,7 +14,6 @@ import pytest
 from arrays import normal
 from conftest import Gn, Shell
 
-from gncli.cli import gn as group
 from gncli.compare import Comparison, opened
 from gncli.errors import FormatError
 from gncli.identify import Question, identify_files
@@ -277,6 +276,13 @@ def test_one_side_only(gn: Gn) -> None:
     gn("diff", "c.h5", "c.h5", code=2)
 
 
+def test_no_picture_of_what_is_no_number(gn: Gn) -> None:
+    write("a.h5", v=["a", "b"])
+    done = gn("diff", "a.h5", "a.h5", "--plot", "p.svg", code=0)
+    assert done.stderr == "gn: warning: p.svg: not drawn, for one side holds no numbers\n"
+    assert not Path("p.svg").exists()
+
+
 # Pipes
 
 
@@ -397,7 +403,7 @@ def test_identify_notices_a_change(monkeypatch: pytest.MonkeyPatch, which: str) 
     assert caught.value.address == which
 
 
-def test_an_hdf5_file_that_is_written_in_place(gn: Gn) -> None:
+def test_an_hdf5_file_that_is_written_in_place() -> None:
     write("a.h5", x=X, y=X)
     with (
         pytest.raises(FormatError, match=r"changed while it was read|was changed or replaced"),
@@ -405,4 +411,3 @@ def test_an_hdf5_file_that_is_written_in_place(gn: Gn) -> None:
     ):
         in_place(Path("a.h5"))
         pair.record()
-    assert group.name == "gn"

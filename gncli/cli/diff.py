@@ -105,7 +105,9 @@ def compared(match: Match, settings: Comparison, plot: str | None) -> dict[str, 
     picture = None
     with opened(match.a, match.b, settings) as pair:
         record = record_of(match.a, match.b, pair.record(), settings, match.array)
-        if plot and isinstance(pair, Pair) and drawable(plot, record):
+        if plot and not isinstance(pair, Pair):
+            say("warning", f"{plot}: not drawn, for one side holds no numbers")
+        elif plot and isinstance(pair, Pair) and drawable(plot, record):
             from gncli.pictures import difference_picture
 
             picture = difference_picture(pair, record)

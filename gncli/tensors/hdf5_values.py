@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import h5py
@@ -42,9 +42,17 @@ def _number(dataset: h5py.Dataset, address: str) -> np.dtype[Any]:
 def _is_number(dataset: h5py.Dataset) -> bool:
     try:
         _number(dataset, "")
-    except (*H5PY_ERRORS, FormatError):
+    except FormatError:
         return False
     return True
+
+
+def _holds(what: Callable[[h5py.Dataset], bool], dataset: h5py.Dataset) -> bool:
+    """Whether that is so; it is not of a type that h5py cannot make a dtype of."""
+    try:
+        return what(dataset)
+    except H5PY_ERRORS:
+        return False
 
 
 def open_values(
@@ -61,7 +69,7 @@ def open_values(
             return None
         # h5py takes the bits of a bitfield for a number.
         if dataset.id.get_type().get_class() not in CLASSES:
-            if is_numeric(dataset):
+            if _holds(is_numeric, dataset):
                 return None
             if _is_number(dataset):
                 return Hdf5Number(path, name, external=external, as_stored=True, address=address)
