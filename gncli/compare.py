@@ -115,7 +115,9 @@ class Pair:
     def __init__(self, a: Source, b: Source, options: Comparison, stack: ExitStack) -> None:
         self.options = options
         self.both = Abreast(Crew.of(options.jobs, options.memory, options.dask), options.progress, stack)
-        self.given = self.a, self.b = self.both.held(a), self.both.held(b)
+        self.given = self.a, self.b = a, b
+        if a.shape == b.shape:  # else there may be nothing to read
+            self.given = self.a, self.b = self.both.held(a), self.both.held(b)
         if a.shape != b.shape or a.fortran != b.fortran:
             self.a, self.b = (self.both.in_c_order(side) for side in self.given)
 
@@ -144,14 +146,14 @@ class Pair:
 
     def _measured(self, guesses: list[Guess]) -> tuple[Differences, list[Guess], list[int]]:
         """Return the differences, which guesses hold on every element, and how many values are missing."""
-        tolerance = self.options.tolerance
+        tolerance, given = self.options.tolerance, self.given  # all that goes to a cluster
 
         def compare(x: Floats, y: Floats, runs: list[Run]) -> tuple[Differences, list[bool], list[int]]:
             found = differences(x, y, 0, tolerance)
             if found.worst >= 0:
                 found = replace(found, worst=place_at(runs, found.worst))
             places = places_of(runs) if guesses else np.zeros(0, np.int64)
-            missing = [count_missing(side, values) for side, values in zip(self.given, (x, y), strict=True)]
+            missing = [count_missing(side, values) for side, values in zip(given, (x, y), strict=True)]
             return found, [holds(guess, x, y, places) for guess in guesses], missing
 
         total = Differences()

@@ -78,6 +78,7 @@ def run(
     """
     from gncli.contained import Call  # these load numpy
     from gncli.tensors import involves_hdf5, is_piped
+    from gncli.tensors.address import split
 
     addresses = [file for file in files if isinstance(file, str)]
     if not _enabled or not involves_hdf5(*addresses):
@@ -85,18 +86,23 @@ def run(
         return
     seconds = SECONDS + sum(map(_size, addresses)) / BYTES_A_SECOND
     call = Call(function, arguments, advance is not None, seconds)
-    yield from _contained(call, addresses[0], memory, advance, inherit=is_piped(*addresses))
+    pipes = {split(address)[0] for address in addresses if is_piped(address)}
+    yield from _contained(call, addresses[0], memory, advance, pipes)
 
 
 def _contained(
-    call: Call, address: str, memory: int, advance: Advance | None, *, inherit: bool
+    call: Call, address: str, memory: int, advance: Advance | None, pipes: set[str]
 ) -> Iterator[Any]:
-    """Yield what the call yields, from a child; `inherit` what this process has read of a pipe."""
+    """Yield what the call yields, from a child.
+
+    Of `pipes`, this process has read the first bytes. A child that is forked now has these, and it alone
+    reads on: calls that name such a pipe again are for the same child.
+    """
     global _child
-    if _child is not None and (inherit or _child.memory != memory):
+    if _child is not None and (_child.memory != memory or not pipes <= _child.pipes):
         _stop_child()
     if _child is None:
-        _child = _Child.forked(call, memory)
+        _child = _Child.forked(call, memory, pipes)
     else:
         _child.send(call)
     finished = False
@@ -136,8 +142,10 @@ def _stop_child() -> None:
 class _Child:
     """The parent's view of the child: the process, the pipes to and from it, and its temporary files."""
 
-    def __init__(self, pid: int, calls: FileIO, reports: BufferedReader, memory: int) -> None:
-        self.memory = memory
+    def __init__(
+        self, pid: int, calls: FileIO, reports: BufferedReader, memory: int, pipes: set[str]
+    ) -> None:
+        self.memory, self.pipes = memory, pipes
         self._pid, self._calls, self._reports = pid, calls, reports
         self._temporaries: set[str] = set()
         self.busy = True  # with the call that it was forked for
@@ -146,7 +154,7 @@ class _Child:
         leavings.clear_later(self, self.stop)
 
     @classmethod
-    def forked(cls, call: Call, memory: int) -> _Child:
+    def forked(cls, call: Call, memory: int, pipes: set[str]) -> _Child:
         """Fork a child that begins with `call`, which it inherits."""
         sys.stdout.flush()
         sys.stderr.flush()
@@ -162,7 +170,7 @@ class _Child:
                 serve(call, calls_in, reports_out, memory, mask)
             os.close(calls_in)
             os.close(reports_out)
-            return cls(pid, FileIO(calls_out, "wb"), open(reports_in, "rb"), memory)
+            return cls(pid, FileIO(calls_out, "wb"), open(reports_in, "rb"), memory, pipes)
 
     def send(self, call: Call) -> None:
         """Have the child do `call`. If it is dead, `receive` will say so."""

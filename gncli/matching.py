@@ -32,7 +32,7 @@ def matches(a: str, b: str, *, external: bool = False) -> Iterator[Match]:
     One tensor with one; of two HDF5 files, or globs, the datasets of one path; of pipes, array by array.
     Of a pipe, the tensors of a match have to be read before the next match is asked for.
     """
-    if a == b and is_piped(a):
+    if a == b and (stream := stream_at(split(a)[0])) is not None and stream.kind() == "npy":
         raise UsageError("can be read once, and is named twice", address=a)
     sides = [datasets(given, external=external) for given in (a, b)]
     addresses = [a, b]

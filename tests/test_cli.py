@@ -600,9 +600,6 @@ def test_a_made_up_name_of_the_program(shell: Shell) -> None:
         ("", "'' names no file; give a path, DIR/ or -"),
         ("::", "'::' names no file; give a path, DIR/ or -"),
         ("::/a", "'::/a' names no file; give a path, DIR/ or -"),
-        ("q.h5::", "'q.h5::' names no dataset; give q.h5::/path, or q.h5 alone"),
-        ("q.h5::/", "'q.h5::/' names no dataset; give q.h5::/path, or q.h5 alone"),
-        ("q.h5:://", "'q.h5:://' names no dataset; give q.h5::/path, or q.h5 alone"),
         ("q.npy::/", "'q.npy::/' names no dataset; give q.npy::/path, or q.npy alone"),
     ],
 )

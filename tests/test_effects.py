@@ -18,7 +18,7 @@ from gncli.cli import COMMANDS
 from gncli.cli import gn as group
 
 # Of every command: what makes an option of it have no effect. All others have one in every run, or give
-# a permission (--force, --allow-external), a bound (--memory) or a preview of the rest (--dry-run).
+# a permission (--force, --allow-external, --raw), a bound (--memory) or a preview of the rest (--dry-run).
 CONDITIONAL = {
     "normalize": {"null", "force", "skip_existing", "format", "hist"},
     "stats": {"null", "groups", "channels_per_group", "grouping", "layout", "format", "hist"},
@@ -30,18 +30,20 @@ EFFECTIVE = {
     "normalize": {
         "inputs", "from_file", "groups", "channels_per_group", "layout", "grouping", "eps", "like", "gamma",
         "beta", "divide_by", "dtype", "nan", "output", "dry_run", "jobs", "memory", "dask", "allow_external",
-        "quiet", "progress", "plot",
+        "raw", "quiet", "progress", "plot",
     },
     "stats": {
-        "inputs", "from_file", "by", "jobs", "memory", "dask", "allow_external", "quiet", "progress", "plot",
+        "inputs", "from_file", "by", "jobs", "memory", "dask", "allow_external", "raw", "quiet", "progress",
+        "plot",
     },
-    "info": {"inputs", "from_file", "allow_external", "quiet"},
+    "info": {"inputs", "from_file", "allow_external", "raw", "quiet"},
     "diff": {
         "a", "b", "rtol", "atol", "max_ulp", "nan_differ", "groups", "channels_per_group", "layout",
-        "grouping", "jobs", "memory", "dask", "allow_external", "quiet", "progress", "plot",
+        "grouping", "jobs", "memory", "dask", "allow_external", "raw", "quiet", "progress",
+        "plot",
     },
     "identify": {
-        "x", "y", "layout", "affine", "jobs", "memory", "allow_external", "quiet", "progress",
+        "x", "y", "layout", "affine", "jobs", "memory", "allow_external", "raw", "quiet", "progress",
     },
 }  # fmt: skip
 

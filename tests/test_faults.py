@@ -540,7 +540,7 @@ def test_names(shell: Shell, tmp_path: Path, name: str) -> None:
     shown = shell('$gn normalize -g 4 -- "$1"', name).stdout
     (output,) = set(os.listdir(tmp_path)) - {name}
     stem, suffix = os.path.splitext(name)
-    assert output == f"{stem}.gn{suffix}"
+    assert output == (f"{stem}.gn{suffix}" if suffix else f"{stem}.gn.npy")
     with (tmp_path / output).open("rb") as file:
         assert ulp_distance(np.load(file), reference(x, 4)).max() <= 1
     assert "\x1b" not in shown

@@ -171,7 +171,7 @@ def test_it_reads_several_runs_from_several_threads(tmp_path: Path) -> None:
         (header(plain(shape=f"({2**40}, {2**22})")), "absurd shape"),
         (header(plain(shape="(9999999999, 3)")), "declares 119999999988 bytes of data, the file holds 0"),
         (header(plain(shape=f"(0, {2**62}, 4)")), "absurd shape"),
-        (header(plain(shape="(" + "1, " * 65 + ")")) + b"\0" * 4, "absurd shape"),
+        (header(plain(shape="(" + "1, " * 65 + ")")) + b"\0" * 4, "declares 65 axes"),
         (header(plain(shape="(-2, 3)")), "header that is not of an .npy"),
         (header(plain(shape="(True, 3)")), "header that is not of an .npy"),
         (header(plain(shape="(2.0, 3)")), "header that is not of an .npy"),

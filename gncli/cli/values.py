@@ -67,15 +67,15 @@ def framework(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 def output_path(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Refuse what names no file, and what ends where a dataset should be named."""
+    """Refuse what names no file, and a group in what has none."""
     if value is None:
         return None
-    from gncli.tensors.address import split
+    from gncli.tensors.address import kind_of, split
 
     file, name = split(value)
     if not file:
         raise click.BadParameter(f"{value!r} names no file; give a path, DIR/ or -")
-    if name == "/":
+    if name == "/" and kind_of(file) == "npy":
         raise click.BadParameter(f"{value!r} names no dataset; give {file}::/path, or {file} alone")
     return value
 

@@ -71,7 +71,7 @@ def open_values(
         if dataset.id.get_type().get_class() not in CLASSES:
             if _holds(is_numeric, dataset):
                 return None
-            if _is_number(dataset):
+            if _holds(_is_number, dataset):
                 return Hdf5Number(path, name, external=external, as_stored=True, address=address)
     return Hdf5Values(path, name, external=external, address=address)
 
