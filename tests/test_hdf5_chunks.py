@@ -116,7 +116,7 @@ X = normal(5, 8, 24, 25, mean=1)
         ({"chunks": (2, 8, 24, 25)}, "in place"),
         ({"chunks": (1, 7, 24, 25)}, "in place"),
         ({"chunks": (2, 8, 24, 13)}, "raw"),
-        ({"chunks": (2, 3, 4, 5)}, "library"),  # too small to be worth it
+        ({"chunks": (2, 3, 4, 5)}, "raw"),  # small ones, too: HDF5 would not notice a short one
         ({"chunks": (1, 8, 24, 25), "compression": "gzip", "compression_opts": 9}, "raw"),
         ({"chunks": (1, 8, 24, 25), "shuffle": True, **GZIP}, "raw"),
         ({"chunks": (3, 8, 24, 25), "shuffle": True, **GZIP}, "raw"),
@@ -140,7 +140,8 @@ def test_each_way_reads_and_writes_what_h5py_does(how: dict[str, Any], expected:
     source.close()
     if how.get("scaleoffset") is None:
         y = (-X).astype(dtype)
-        assert rewrite(y, 7001) == expected
+        small = how.get("chunks") == (2, 3, 4, 5)  # to write these, HDF5 is quicker
+        assert rewrite(y, 7001) == ("library" if small else expected)
         np.testing.assert_array_equal(stored(), y, strict=True)
 
 

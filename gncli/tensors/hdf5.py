@@ -22,6 +22,7 @@ from gncli.tensors.hdf5_chunks import ChunkReader, raw
 from gncli.tensors.hdf5_errors import translated
 from gncli.tensors.hdf5_filters import require_filters
 from gncli.tensors.hdf5_find import numeric_dtype
+from gncli.tensors.hdf5_frames import require_whole_chunks
 from gncli.tensors.hdf5_grid import Grid, hyperslabs
 from gncli.tensors.hdf5_places import places, read_places
 from gncli.tensors.hdf5_safety import Dataset, lookup, open_file, require_own, require_stored
@@ -89,7 +90,9 @@ class Hdf5Source:
         self.raw = raw(dataset) if self._chunk_shape else None
         self._chunks = None
         if self.raw and not self.places:
-            self._chunks = ChunkReader(self.raw, self._descriptor, self.address, self._box)
+            self._chunks = ChunkReader(self.raw, self._descriptor, self.address)
+        elif self._chunk_shape and not self.places:
+            require_whole_chunks(dataset, self._descriptor, self.address)
         self.sink_share = LEAST
 
     @property
@@ -190,11 +193,6 @@ class Hdf5Source:
 
     def abandon(self) -> None:
         """No reader of a file waits."""
-
-    def _box(self, offset: tuple[int, ...], extent: tuple[int, ...]) -> NDArray[Any]:
-        block = np.empty(math.prod(extent), self.stored)
-        self._read_box(offset, extent, block)
-        return block.reshape(extent)
 
     def _read_box(self, offset: tuple[int, ...], extent: tuple[int, ...], block: NDArray[Any]) -> None:
         with translated(FormatError, self.address):

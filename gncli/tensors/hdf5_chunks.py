@@ -17,12 +17,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from gncli.errors import FormatError
 from gncli.layout import Run
 from gncli.tensors.hdf5_filters import Pipeline, UndecodableError, scratch
 from gncli.tensors.hdf5_grid import Grid, Piece, Place
 from gncli.tensors.hdf5_places import is_plain, read_at, user_block
 
-_SMALLEST = 1 << 14  # bytes of a chunk: for less, the interpreter takes longer than HDF5
+_SMALLEST = 1 << 14  # bytes of a chunk to write: for less, Python takes longer than HDF5
 _MOST_CHUNKS = 1 << 20
 
 
@@ -100,7 +101,7 @@ def raw(dataset: h5py.Dataset, *, new: bool = False) -> Raw | None:
         return None
     grid = Grid(dataset.shape, dataset.chunks)
     nbytes = grid.size * dataset.dtype.itemsize
-    if pipeline is None or nbytes < _SMALLEST or math.prod(grid.counts) > _MOST_CHUNKS:
+    if pipeline is None or (new and nbytes < _SMALLEST) or math.prod(grid.counts) > _MOST_CHUNKS:
         return None
     if user_block(dataset.file) or no_fill:
         return None
@@ -114,14 +115,11 @@ class ChunkReader:
     """Reads a dataset's chunks by position, and decodes each in the thread that needs it first.
 
     Chunks that one block has whole are not kept; of others the latest, as many as `most` bytes hold.
-    `by_library(offset, extent)` reads a box through HDF5: what is not as it should be is its to tell.
     """
 
-    def __init__(
-        self, raw: Raw, descriptor: int, address: str, by_library: Callable[[Place, Place], NDArray[Any]]
-    ) -> None:
+    def __init__(self, raw: Raw, descriptor: int, address: str) -> None:
         self._raw, self._grid = raw, raw.grid
-        self._descriptor, self._address, self._by_library = descriptor, address, by_library
+        self._descriptor, self._address = descriptor, address
         self._lock = threading.Lock()
         self._kept: dict[Place, Future[NDArray[Any]]] = {}
         self.most = 0
@@ -167,7 +165,9 @@ class ChunkReader:
             mask = int(self._raw.table.masks[piece.number])
             data = self._raw.pipeline.decode(stored, mask, self._raw.nbytes)
         except UndecodableError:
-            return self._by_library(piece.start, piece.valid)
+            # HDF5 is not asked: of a chunk that is too short, it gives whatever lies behind it in memory.
+            message = f"cannot be read: the chunk at {piece.start} does not decode to a whole chunk"
+            raise FormatError(f"{message}; the file is damaged", address=self._address) from None
         return data.view(self._raw.dtype).reshape(self._grid.chunks)
 
 
