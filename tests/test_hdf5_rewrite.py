@@ -180,6 +180,53 @@ def test_parts_of_chunks_over_old_ones(memory: int, monkeypatch: pytest.MonkeyPa
             assert np.all(file["x"][8:] == 7)  # as it was beyond the shape
 
 
+@pytest.mark.parametrize("memory", [1 << 20, 1 << 26])
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("filters", ["gzip", "lzf"])
+def test_parts_of_chunks_over_unfiltered_ones(filters: str, libver: str, memory: int, shell: Shell) -> None:
+    """LZF does not filter what it cannot make smaller, and HDF5 remembers which filters were left out."""
+    x = np.random.default_rng(0).integers(0, 1 << 32, (4, 8, 20, 30), "u4").view("f4")
+    x[~np.isfinite(x)] = 1
+    with h5py.File("f.h5", "w", libver=libver) as file:
+        for i, chunks in enumerate([x.shape, (5, 8, 20, 30), (3, 3, 20, 30), (1, 1, 20, 30), (4, 8, 7, 11)]):
+            how = {"chunks": chunks, "maxshape": (None, 8, 20, 30), **FILTERS[filters]}
+            file.create_dataset(f"x{i}", data=x, **how)
+            if filters == "gzip":
+                at = (0,) * 4
+                full = np.zeros(chunks, "f4")
+                part = tuple(slice(n) for n in chunks)
+                full[tuple(slice(n) for n in x[part].shape)] = x[part]
+                file[f"x{i}"].id.write_direct_chunk(at, full, 1)
+    shell(f"$gn normalize 'f.h5::/x*' -g 4 -q --memory {memory}")
+    with h5py.File("f.gn.h5") as file:
+        for name in file:
+            assert np.mean(file[name][()] == group_norm_exact(x, 4).astype("f4")) > 0.999
+
+
+def plugin(name: str) -> Any:
+    return getattr(pytest.importorskip("hdf5plugin"), name)()
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("name", ["Bitshuffle", "Blosc", "Blosc2", "Zstd", "LZ4"])
+def test_filters_of_plugins(name: str, libver: str, gn: Gn) -> None:
+    y = group_norm_exact(FLOATS, 4)
+    for chunks, dtype in product((SHAPE, CHUNK, (3, 3, 5, 7), (5, 8, 24, 25)), ("f4", "f8")):
+        with h5py.File("f.h5", "w", libver=libver) as file:
+            how = {"chunks": chunks, "maxshape": (None, 8, 24, None), **plugin(name)}
+            file.create_dataset("x", data=FLOATS, **how)
+            file["x"].attrs.update(MANY)
+        gn("normalize", "f.h5", "-g", "4", "-q", "-f", "--dtype", np.dtype(dtype).name)
+        with h5py.File("f.gn.h5") as file:
+            np.testing.assert_allclose(file["x"][()], y, 1e-6, 1e-7)
+            for key, value in MANY.items():
+                np.testing.assert_array_equal(file["x"].attrs[key], value)
+            settings, chunk = file["x"].id.get_create_plist(), file["x"].id.get_chunk_info(0)
+            assert settings.get_nfilters() == 1
+            if name in ("Bitshuffle", "Zstd"):
+                assert chunk.size < 0.99 * np.prod(chunks) * np.dtype(dtype).itemsize, "it is compressed"
+
+
 def float_type(size: int, exponent: int, mantissa: int, bias: int) -> Any:
     kind = h5py.h5t.IEEE_F32LE.copy()
     kind.set_fields(exponent + mantissa, mantissa, exponent, 0, mantissa)

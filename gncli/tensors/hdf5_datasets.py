@@ -12,6 +12,7 @@ import numpy as np
 from gncli.errors import OutputError
 from gncli.report import say
 from gncli.tensors.hdf5_errors import H5PY_ERRORS
+from gncli.tensors.hdf5_filters import settings_like
 from gncli.tensors.hdf5_places import is_numpys
 from gncli.tensors.hdf5_references import has_scales, holds_references
 from gncli.tensors.hdf5_safety import encoded
@@ -66,7 +67,7 @@ def like(file: h5py.File, old: h5py.Dataset, dtype: np.dtype[Any]) -> h5py.Datas
     What leads to objects of the file of `old` does not go into another file.
     """
     at_home = file.id == old.file.id
-    settings, space = old.id.get_create_plist(), old.id.get_space()
+    settings, space = settings_like(old), old.id.get_space()
     has_fill = settings.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
     if settings.get_layout() != h5py.h5d.CHUNKED:  # virtual and external become plain
         settings, space = contiguous(), space_of(old.shape)

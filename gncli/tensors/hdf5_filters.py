@@ -32,6 +32,7 @@ def _zlib() -> Any:
 
 LIBRARY = _zlib()
 Bytes = NDArray[np.uint8]
+BITSHUFFLE = 32008
 DEFLATE, SHUFFLE, FLETCHER32 = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32
 WORD: dict[int, Any] = {
     2: np.dtype("<u2"),
@@ -89,6 +90,11 @@ class Pipeline:
             filters.append((code, tuple(values)))
         return cls(tuple(filters))
 
+    @property
+    def changes_size(self) -> bool:
+        """Whether the filters make chunks of different sizes."""
+        return any(code not in (SHUFFLE, FLETCHER32) for code, _ in self.filters)
+
     def encode(self, data: Bytes) -> Bytes | bytes:
         """A chunk's bytes as they are stored; perhaps `data` itself, perhaps the thread's scratch."""
         stored: Bytes | bytes = data
@@ -109,6 +115,29 @@ class Pipeline:
         if len(data) != size:
             raise UndecodableError
         return np.frombuffer(data, np.uint8)
+
+
+def filters_of(settings: Any) -> list[tuple[int, int, tuple[int, ...]]]:
+    """(number, flags, settings of its own) of each filter in a dataset's creation properties."""
+    return [settings.get_filter(index)[:3] for index in range(settings.get_nfilters())]
+
+
+def changes_size(dataset: h5py.Dataset) -> bool:
+    """Whether its filters make chunks of different sizes."""
+    with closing(dataset.id.get_create_plist()) as settings:
+        return any(code not in (SHUFFLE, FLETCHER32) for code, *_ in filters_of(settings))
+
+
+def settings_like(dataset: h5py.Dataset) -> Any:
+    """Creation properties for another dataset with the same filters."""
+    settings = dataset.id.get_create_plist()
+    filters = filters_of(settings)
+    for code, *_ in filters:
+        settings.remove_filter(code)
+    for code, flags, values in filters:
+        # Of the values of bitshuffle, the first three are its own, and it would put them there once more.
+        settings.set_filter(code, flags, values[3:] if code == BITSHUFFLE else values)
+    return settings
 
 
 def require_filters(dataset: h5py.Dataset, address: str) -> None:

@@ -7,13 +7,17 @@ dataset is one chunk in the file format of HDF5 1.10.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
+from gncli.tensors.hdf5_filters import Pipeline, changes_size, filters_of, settings_like
 from gncli.tensors.hdf5_grid import Grid, Place
 
 _PLACEHOLDER = b"\0"  # no chunk that a filter could decode
@@ -23,13 +27,13 @@ class Released:
     """A filtered dataset each of whose chunks is now a placeholder of one byte.
 
     HDF5 can write a whole chunk over it. To write a part of a chunk, it reads the chunk first: `prepare` puts
-    fill values there.
+    `blank` there, a filtered chunk of fill values.
     """
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
+    def __init__(self, dataset: h5py.Dataset, blank: Callable[[], bytes]) -> None:
         self._grid = Grid(dataset.shape, dataset.chunks)
+        self._blank = cache(blank)  # made when it is needed
         self._is_placeholder = np.zeros(self._grid.counts, bool)
-        self._blank: tuple[int, bytes] | None = None
         nbytes = self._grid.size * dataset.dtype.itemsize
         for number in np.ndindex(self._grid.counts):
             start = self._grid.start(number)
@@ -48,27 +52,44 @@ class Released:
             start = self._grid.start(number)
             whole = all(o <= s and s + c <= o + e for s, (o, e, c) in zip(start, box, strict=True))
             if self._is_placeholder[number] and not whole:
-                self._blank = self._blank or _blank_chunk(dataset)
-                mask, stored = self._blank
-                dataset.id.write_direct_chunk(start, stored, mask)
+                dataset.id.write_direct_chunk(start, self._blank())
             self._is_placeholder[number] = False
 
 
 def release(dataset: h5py.Dataset) -> Released | None:
-    """Free the space of the chunks, whose values are lost; do nothing where new ones are as large as old."""
-    with closing(dataset.id.get_create_plist()) as settings:
-        filtered = settings.get_layout() == h5py.h5d.CHUNKED and settings.get_nfilters() > 0
-    return Released(dataset) if filtered else None
+    """Free the space of the chunks, whose values are lost; None where nothing is done.
+
+    That is where new chunks are as large as old ones, and where no chunk of fill values can be made. The
+    dataset has to be opened again: HDF5 2.0 takes the filter mask of the chunk that it saw last for that of
+    its placeholder.
+    """
+    if dataset.chunks is None or not changes_size(dataset):
+        return None
+    values = np.broadcast_to(np.asarray(dataset.fillvalue, dataset.dtype), dataset.chunks)
+    if pipeline := Pipeline.of(dataset.id.get_create_plist()):
+        return Released(dataset, partial(_by_pipeline, values, pipeline))
+    blank = _by_hdf5(values, dataset)
+    return Released(dataset, lambda: blank) if blank else None
 
 
-def _blank_chunk(dataset: h5py.Dataset) -> tuple[int, bytes]:
-    """The filter mask and the stored bytes of a chunk of fill values, made in a file in memory."""
-    kind: Any = h5py.h5t.py_create(dataset.dtype)
-    values = np.full(dataset.chunks, dataset.fillvalue, dataset.dtype)
+def free(dataset: h5py.Dataset) -> None:
+    """Free the space of the chunks of a dataset that will be deleted, before another one takes its place."""
+    if dataset.chunks is not None and changes_size(dataset):
+        Released(dataset, bytes)
+
+
+def _by_pipeline(values: NDArray[Any], pipeline: Pipeline) -> bytes:
+    return bytes(pipeline.encode(np.ascontiguousarray(values).reshape(-1).view(np.uint8)))
+
+
+def _by_hdf5(values: NDArray[Any], dataset: h5py.Dataset) -> bytes | None:
+    """Made in a file in memory; None where a filter adapts itself to that file."""
+    space, kind = h5py.h5s.create_simple(dataset.chunks), h5py.h5t.py_create(dataset.dtype)
     with h5py.File("blank", "w", driver="core", backing_store=False) as file:
-        space, settings = h5py.h5s.create_simple(dataset.chunks), dataset.id.get_create_plist()
-        chunk = h5py.h5d.create(file.id, b"x", kind, space, settings)
-        chunk.write(space, space, values)
+        chunk = h5py.h5d.create(file.id, b"x", kind, space, settings_like(dataset))
+        if filters_of(chunk.get_create_plist()) != filters_of(dataset.id.get_create_plist()):
+            return None
+        chunk.write(space, space, np.ascontiguousarray(values))
         chunk.flush()
-        blank: tuple[int, bytes] = chunk.read_direct_chunk((0,) * len(dataset.chunks))
-        return blank
+        mask, stored = chunk.read_direct_chunk((0,) * len(dataset.chunks))
+        return None if mask else bytes(stored)

@@ -33,7 +33,7 @@ from gncli.tensors.hdf5_matlab import is_matlab, mark_variable
 from gncli.tensors.hdf5_output import Hdf5Output
 from gncli.tensors.hdf5_part import Hdf5Part
 from gncli.tensors.hdf5_places import places
-from gncli.tensors.hdf5_rewrite import Released, release
+from gncli.tensors.hdf5_rewrite import Released, free, release
 from gncli.tensors.hdf5_safety import encoded, link_name
 from gncli.tensors.permissions import mode_for
 
@@ -196,10 +196,12 @@ class Hdf5Sink(Hdf5Part):
 
     def _in_place(self, file: h5py.File, old: h5py.Dataset) -> tuple[h5py.Dataset, bool]:
         """The dataset of the copy that the source is of the input, or one that replaces it."""
-        released = release(old)  # before a new one takes space behind it
         if can_hold(old, self._dtype):
-            self._released = released
-            return old, False
+            self._released = release(old)
+            name = h5py.h5i.get_name(old.id)
+            old.id.close()  # see `release`
+            return h5py.Dataset(h5py.h5d.open(file.id, name)), False
+        free(old)  # before a new one takes space behind it
         dataset = self._make(file, old)
         self._output.replacements.replace(old, dataset)
         return dataset, True
@@ -288,7 +290,7 @@ def _replaced(source: Source) -> list[tuple[int, int]]:
         return []
     if source.places:
         return source.places.ranges(math.prod(source.shape))
-    return source.raw.table.ranges() if source.raw else []
+    return source.raw.table.ranges() if source.raw and source.raw.pipeline.changes_size else []
 
 
 def _own_name(source: Source) -> str:
