@@ -575,7 +575,7 @@ def test_suffixes_where_gn_chooses_the_name(gn: Gn, x: NDArray[np.float32]) -> N
         ["normalize", "x.npy", "--like", "{}"], ["normalize", "x.npy", "--eps", "{}"],
         ["stats", "x.npy", "--memory", "{}"], ["stats", "x.npy", "--layout", "{}"],
         ["stats", "x.npy", "--plot", "{}"], ["stats", "x.npy", "x.npy", "--plot", "{}.png"],
-        ["normalize", "x.npy", "-o", "{}.h5::/"], ["normalize", "x.npy", "-o", "{}.npz"],
+        ["normalize", "x.npy", "-o", "{}.npy::/"], ["normalize", "x.npy", "-o", "{}.npz"],
         ["diff", "x.npy", "x.npy", "{}"], ["identify", "x.npy"], ["stats", "--from-file", "{}"],
         ["normalize", "{}", "--gamma", "inf"], ["stats", "x.npy", "--dask", "{}"],
     ],

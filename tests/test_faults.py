@@ -446,11 +446,13 @@ def test_an_input_that_changes(tmp_path: Path, change: Callable[[Path], None], m
     x = normal(2, 8, 3000)
     np.save(tmp_path / "x.npy", x)
     os.mkfifo(tmp_path / "gamma")
+    values = saved(np.ones(8))
     with start("normalize x.npy -q -g 4 --gamma gamma -o y.npy", tmp_path) as process:
-        with (tmp_path / "gamma").open("wb") as gamma:  # which returns when gn opens it, too
+        with (tmp_path / "gamma").open("wb", buffering=0) as gamma:  # which returns when gn opens it, too
+            gamma.write(values[:8])  # which tell the format
             until(lambda: header_is_read(process.pid, tmp_path / "x.npy"), "x.npy is not opened")
             change(tmp_path / "x.npy")
-            gamma.write(saved(np.ones(8)))
+            gamma.write(values[8:])
         out, err = process.communicate(timeout=30)
     if message is None:
         assert (process.returncode, out, err) == (0, b"", b"")

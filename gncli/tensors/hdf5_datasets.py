@@ -17,9 +17,6 @@ from gncli.tensors.hdf5_places import is_numpys
 from gncli.tensors.hdf5_references import has_scales, holds_references
 from gncli.tensors.hdf5_safety import encoded
 
-# Of netCDF, which opens no variable where these have another type than its values.
-SAME_TYPE = ("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range")
-
 # Of HDF5's dimension scales and of netCDF: they number or name dimensions of the file that they are in.
 AT_HOME = ("CLASS", "NAME", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_nc3_strict")
 
@@ -103,11 +100,10 @@ def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str | bytes) -> N
         shown = name.decode("utf-8", "surrogateescape")
         say("warning", f"attribute {shown} is left out: h5py cannot read its type")
         return
-    converted = key in SAME_TYPE and dtype == old.dtype
-    copy = h5py.h5a.create(new.id, name, new.id.get_type() if converted else stored, space)
+    copy = h5py.h5a.create(new.id, name, stored, space)
     if space.get_simple_extent_type() == h5py.h5s.NULL:
         return
-    if dtype is not None and (dtype.hasobject or converted):
+    if dtype is not None and dtype.hasobject:
         value, of = np.empty(attribute.shape, dtype), None
     else:  # as bytes: numpy knows no string that need not end in NUL, but has room for it
         value, of = np.empty(attribute.shape, f"V{kind.get_size()}"), kind

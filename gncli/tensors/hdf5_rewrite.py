@@ -8,7 +8,6 @@ dataset is one chunk in the file format of HDF5 1.10.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from functools import cache, partial
 from itertools import product
 from typing import Any

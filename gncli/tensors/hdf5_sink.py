@@ -116,6 +116,8 @@ class Hdf5Sink(Hdf5Part):
         dataset, made = self._create(file, name, source, force)
         remove_outdated(dataset)
         _describe(dataset, attributes)
+        if self._released:
+            file.flush()  # or the space of the old chunks is not free yet
         self._stored = dataset.dtype
         self._chunks: ChunkWriter | None = None
         self._dataset: Any = None
