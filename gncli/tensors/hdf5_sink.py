@@ -64,6 +64,7 @@ class Hdf5Sink(Hdf5Part):
         alone: bool = True,
     ) -> None:
         self._output, self._alone = output, alone
+        self._released: Released | None = None
         self._dtype = dtype.newbyteorder("=")
         self._large = alone or math.prod(source.shape) * dtype.itemsize >= LARGE
         self._fortran = source.fortran
@@ -112,7 +113,6 @@ class Hdf5Sink(Hdf5Part):
 
     def _open(self, name: str, source: Source, force: bool, attributes: Mapping[str, object]) -> None:
         file = self._output.open()
-        self._released: Released | None = None
         dataset, made = self._create(file, name, source, force)
         remove_outdated(dataset)
         _describe(dataset, attributes)
