@@ -106,10 +106,12 @@ class Batch:
         """Do a job with all cores for one tensor; a pipe may hold several."""
         batch = replace(self, settings=replace(self.settings, progress=progress))
         inputs = [address for address, _ in job.targets]
-        outputs = [target for _, target in job.targets if target != "-"]
-        files = [*inputs, *outputs, self.settings.gamma, self.settings.beta]
+        outputs = [target for _, target in job.targets]
+        files = [*inputs, self.settings.gamma, self.settings.beta]
         try:
-            yield from run(batch._all_of, job, files=files, memory=self.settings.memory, advance=watch)
+            yield from run(
+                batch._all_of, job, files=files, memory=self.settings.memory, outputs=outputs, advance=watch
+            )
         except CrashError as error:
             yield job.targets[0][0], _with_none(error, len(job.targets))
 

@@ -54,6 +54,7 @@ def run(
     *arguments: object,
     files: Iterable[object],
     memory: int,
+    outputs: Iterable[str] = (),
     advance: Advance | None = None,
 ) -> Iterator[Item]:
     """Yield what `function(*arguments)` yields: from a child process if one of the files is HDF5.
@@ -64,8 +65,10 @@ def run(
         A picklable function, as are its arguments and its items. If `advance` is given, the function gets a
         keyword argument of that name; what it calls it with arrives at `advance`.
     files
-        The addresses that the function reads or writes; other objects among them are ignored. The first is
-        blamed for a crash.
+        The addresses that the function reads; other objects among them are ignored. The first is blamed for
+        a crash.
+    outputs
+        The addresses that it writes, which are not looked into: their suffix tells what they will be.
     memory
         The budget for buffers in bytes, from which the limit on the child's address space is derived.
 
@@ -76,14 +79,16 @@ def run(
     Exception
         Whatever the function raises.
     """
-    from gncli.contained import Call  # these load numpy
-    from gncli.tensors import involves_hdf5, is_piped
-    from gncli.tensors.address import split
+    from gncli.tensors import involves_hdf5, is_piped  # which load numpy
+    from gncli.tensors.address import kind_of, split
 
     addresses = [file for file in files if isinstance(file, str)]
-    if not _enabled or not involves_hdf5(*addresses):
+    written = any(kind_of(split(output)[0]) == "hdf5" for output in outputs)
+    if not _enabled or not (written or involves_hdf5(*addresses)):
         yield from function(*arguments, **({} if advance is None else {"advance": advance}))
         return
+    from gncli.contained import Call
+
     seconds = SECONDS + sum(map(_size, addresses)) / BYTES_A_SECOND
     call = Call(function, arguments, advance is not None, seconds)
     pipes = {split(address)[0] for address in addresses if is_piped(address)}

@@ -156,10 +156,8 @@ def check(content: bytes, command: str) -> None:
         os.close(read)
     else:
         Path("x.npy").write_bytes(content)
-    words = (
-        ["normalize", address, "-o", "y.npy", "-g", "1", "-q"] if command[0] == "n" else ["stats", address]
-    )
-    code, out, err = run([*words, "--format", "json"])
+    normalize = ["normalize", address, "-o", "y.npy", "-g", "1", "-q"]
+    code, out, err = run(normalize if command[0] == "n" else ["stats", address, "--format", "json"])
     written = Path("y.npy").exists()
     if written:
         y = np.load("y.npy")

@@ -33,11 +33,11 @@ def require_apart(reads: Iterable[NamedFile], writes: Iterable[NamedFile]) -> No
             names[path] = _names(path)
         return names[path]
 
-    used: dict[Hashable, dict[tuple[str, str | None], NamedFile]] = {}
+    used: dict[Hashable, dict[str | None, dict[str, NamedFile]]] = {}  # by the file, and the path in it
 
     def use(one: NamedFile, file: str, inside: str | None) -> None:
         for name in names_of(file):
-            used.setdefault(name, {}).setdefault((file, inside), one)
+            used.setdefault(name, {}).setdefault(inside, {}).setdefault(file, one)
 
     for read in reads:
         use(read, *split(read.address))
@@ -45,10 +45,11 @@ def require_apart(reads: Iterable[NamedFile], writes: Iterable[NamedFile]) -> No
         file, inside = split(write.address)
         own = names_of(split(write.origin)[0]) if write.origin is not None else set()
         for name in names_of(file) - own:
-            for (other, other_inside), user in used.get(name, {}).items():
-                several = inside is not None and other_inside not in (None, inside)
+            held = used.get(name, {})
+            paths = held if inside is None else [path for path in (None, inside) if path in held]
+            for other, user in (one for path in paths for one in held[path].items()):
                 same_output = user.role == write.role and os.path.realpath(other) == os.path.realpath(file)
-                if not (several or same_output):
+                if not same_output:
                     hint = f"{write.role} would overwrite {user.role} {user.address}; name another file"
                     raise UsageError(hint, address=write.address)
         use(write, file, inside)
