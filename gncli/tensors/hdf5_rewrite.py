@@ -8,6 +8,7 @@ dataset is one chunk in the file format of HDF5 1.10.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import cache, partial
 from itertools import product
 from typing import Any
@@ -16,7 +17,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.tensors.hdf5_filters import Pipeline, changes_size, filters_of, settings_like
+from gncli.tensors.hdf5_filters import (
+    DEFLATE,
+    FLETCHER32,
+    SHUFFLE,
+    Pipeline,
+    changes_size,
+    filters_of,
+    settings_like,
+)
 from gncli.tensors.hdf5_grid import Grid, Place
 
 _PLACEHOLDER = b"\0"  # no chunk that a filter could decode
@@ -67,6 +76,9 @@ def release(dataset: h5py.Dataset) -> Released | None:
     values = np.broadcast_to(np.asarray(dataset.fillvalue, dataset.dtype), dataset.chunks)
     if pipeline := Pipeline.of(dataset.id.get_create_plist()):
         return Released(dataset, partial(_by_pipeline, values, pipeline))
+    with closing(dataset.id.get_create_plist()) as settings:
+        if all(code in (DEFLATE, SHUFFLE, FLETCHER32) for code, *_ in filters_of(settings)):
+            return None  # with settings that HDF5 cannot write by: it would not survive the attempt
     blank = _by_hdf5(values, dataset)
     return Released(dataset, lambda: blank) if blank else None
 
