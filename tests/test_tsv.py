@@ -89,7 +89,8 @@ def test_of_two_files(gn: Gn) -> None:
     lines = gn("diff", "a.h5", "b.h5", "--format", "json", code=1).stdout.splitlines()
     records = [json.loads(line) for line in lines]
     assert all(list(record) == list(records[0]) for record in records)
-    assert list(records[0]) == list(found[0])
+    # JSON says nothing of decoding where there was none; a column has to be there.
+    assert list(records[0]) == [name for name in found[0] if not name.startswith("decoded_")]
 
 
 def test_what_the_data_names_is_json_in_one_column(gn: Gn) -> None:
@@ -98,7 +99,7 @@ def test_what_the_data_names_is_json_in_one_column(gn: Gn) -> None:
     assert json.loads(flat["attributes"]) == {"other": None}
     assert json.loads(chunked["groups"])["NCL"] == [1, 2, 4]
     assert json.loads(flat["groups"]) == {"C": [1, 2, 3, 6]}
-    assert not any("." in name for name in chunked)
+    assert not any("." in name for name in chunked if not name.startswith("decoded."))
 
 
 def test_histograms_have_columns(gn: Gn) -> None:
