@@ -194,7 +194,7 @@ def take(source: Source, places: Places) -> Values:
 
 
 def _take_from_chunks(source: Source, chunks: tuple[int, ...], places: Places) -> Values:
-    """As `take`: a read for each chunk, of the box around the elements in it."""
+    """Read the elements as `take` does, with one read for each chunk: the box around its elements."""
     out = np.empty(len(places), source.dtype)
     index = np.array(np.unravel_index(places, source.shape))
     numbers = index // np.array(chunks)[:, None]

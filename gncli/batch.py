@@ -32,7 +32,7 @@ Outcomes = list[tuple[str, Outcome]]  # with the address of each
 
 @dataclass(frozen=True)
 class Job:
-    """What becomes of one output file: of one tensor, or of all datasets that go into it."""
+    """The work for one output file: one tensor, or all datasets that go into it."""
 
     targets: tuple[tuple[str, str], ...]  # addresses of inputs and outputs
     size: int  # of the first input's file, in bytes; 0 for a pipe
@@ -148,7 +148,7 @@ class Batch:
         return [self._do(job, settings, None) for job in bundle]
 
     def _do(self, job: Job, settings: Settings, watch: Advance | None) -> Outcomes:
-        """Of each address; or, where one fails and none is written, of that one alone."""
+        """Return the outcome of each address, or of the one that failed if none is written."""
         for address, _ in job.targets:
             if address in self.wrong:
                 return [(address, _with_none(self.wrong[address], len(job.targets)))]

@@ -27,7 +27,7 @@ HEADROOM = 512 << 20  # bytes of address space beside the buffers: libraries, th
 
 
 class Call(NamedTuple):
-    """What a child is to do, and how many seconds of CPU time it may take without progress."""
+    """A function to call in the child, and the seconds of CPU time it may take without progress."""
 
     function: Callable[..., Iterable[Any]]
     arguments: tuple[object, ...]

@@ -20,7 +20,7 @@ _LOW_BITS = 2047
 
 
 def is_long(dtype: np.dtype[Any]) -> bool:
-    """Whether these are integers that float64 may not hold."""
+    """Return whether these are integers that float64 may not hold."""
     return dtype.kind in "iu" and dtype.itemsize == 8
 
 

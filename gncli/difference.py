@@ -64,7 +64,7 @@ class Differences:
     worst_b: Any = 0.0
 
     def __add__(self, other: object) -> Differences:
-        """Of these pairs and of others."""
+        """Return the differences of these pairs and of others together."""
         if not isinstance(other, Differences):
             return NotImplemented
         worst = max(self, other, key=Differences._rank)
@@ -80,7 +80,7 @@ class Differences:
         return self.worst >= 0, self.odd > 0, 0.0 if self.odd else self.max_abs, -self.worst
 
     def row(self, unit: float = 0.0) -> dict[str, object]:
-        """By the names of a record. `unit`: what one ulp is at the largest magnitude, as of `ulp_at`.
+        """Return the fields of a record. `unit`: one ulp at the largest magnitude, from `ulp_at`.
 
         Where no pair is finite on both sides, there is no measure, and those are None.
         """
@@ -192,7 +192,7 @@ def _of_finite(a: Floats, b: Floats, x: Floats, y: Floats, start: int, tolerance
 
 
 def _within(x: Floats, y: Floats, rtol: float, atol: float) -> Flags:
-    """Whether |x - y| <= atol + rtol·|y|, where a difference overflows: at a quarter of the scale."""
+    """Return whether |x - y| <= atol + rtol·|y|, at a quarter of the scale, where a difference overflows."""
     within: Flags = np.abs(x / 4 - y / 4) <= atol / 4 + rtol * np.abs(y / 4)
     return within
 

@@ -110,7 +110,7 @@ def _same_numbers(a: NDArray[Any], b: NDArray[Any], nan_differ: bool) -> Flags:
 
 
 def _same_object(x: Any, y: Any, nan_differ: bool) -> bool:
-    """Of strings, lists of numbers or of strings, and compounds that hold such."""
+    """Compare strings, lists of numbers or of strings, and compounds that hold such."""
     if isinstance(x, tuple):
         return all(_same_object(one, other, nan_differ) for one, other in zip(x, y, strict=True))
     if isinstance(x, np.ndarray):

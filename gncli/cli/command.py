@@ -1,4 +1,4 @@
-"""What commands have in common: `-::/path`, a dataset of an HDF5 file on standard input, is an address."""
+"""The click command of gn: it takes `-::/path`, a dataset of HDF5 on standard input, for an address."""
 
 from __future__ import annotations
 

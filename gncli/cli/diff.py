@@ -117,7 +117,7 @@ def compared(match: Match, settings: Comparison, plot: str | None) -> dict[str, 
 
 
 def drawable(path: str, record: dict[str, Any]) -> bool:
-    """Whether there is a picture of the differences; if not, say why."""
+    """Return whether there is a picture of the differences; if not, say why."""
     from gncli.plot import HUGE
 
     if record["shape_a"] != record["shape_b"]:

@@ -237,7 +237,7 @@ def _collision(first: str, second: str, target: str, output: str | None, count: 
 
 
 def _target(address: str, output: str | None) -> str:
-    """Where it goes: beside itself, into a folder or a group, or to the one file that is named."""
+    """Return the target: beside the input, in a folder or a group, or the one file that is named."""
     from gncli.tensors import default_output
     from gncli.tensors.address import name_in_hdf5, split
 
