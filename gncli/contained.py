@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from functools import partial
 from io import FileIO
 from math import ceil
@@ -24,6 +25,8 @@ from gncli.errors import BudgetError
 from gncli.tensors.kept import keep_open
 
 HEADROOM = 512 << 20  # bytes of address space beside the buffers: libraries, threads' stacks, one chunk
+STACK = 1 << 20  # bytes of a thread's stack, usually 8 MiB: the limit counts all of it, used or not
+ARENAS = 2  # of malloc, which otherwise takes 64 MiB of addresses for each thread
 
 
 class Call(NamedTuple):
@@ -158,7 +161,14 @@ def _end_with_parent() -> None:
 
 
 def _limit_memory(memory: int) -> None:
-    """Limit the address space to what this process has, `memory` bytes of buffers, and HEADROOM."""
+    """Limit the address space to what this process has, `memory` bytes of buffers, and HEADROOM.
+
+    Threads are made to take few addresses, so that the number of jobs hardly counts.
+    """
+    threading.stack_size(STACK)
+    most_arenas = -8  # M_ARENA_MAX of mallopt(3), which other libraries than glibc may lack
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(most_arenas, ARENAS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + memory + HEADROOM
     _, hard = resource.getrlimit(resource.RLIMIT_AS)

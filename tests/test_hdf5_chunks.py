@@ -208,13 +208,13 @@ def test_filters_that_a_chunk_has_not_gone_through() -> None:
 
 def test_edges_that_are_not_filtered() -> None:
     """H5Pset_chunk_opts, which h5py does not know: HDF5 would not inflate what was deflated there."""
-    loaded = next(
-        line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libhdf5-" in line
-    )
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    loaded = {line.split()[-1] for line in maps if "libhdf5-" in line}  # netCDF4 may have brought its own
     how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     how.set_chunk((2, 8, 24, 25))
     how.set_deflate(4)
-    assert ctypes.CDLL(loaded).H5Pset_chunk_opts(ctypes.c_int64(how.id), 2) == 0
+    done = [ctypes.CDLL(library).H5Pset_chunk_opts(ctypes.c_int64(how.id), 2) for library in loaded]
+    assert 0 in done
     with h5py.File("f.h5", "w", libver="latest") as file:
         space = h5py.h5s.create_simple(X.shape)
         h5py.h5d.create(file.id, b"x", h5py.h5t.IEEE_F32LE, space, how).write(space, space, X)
