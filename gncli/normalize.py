@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
@@ -44,7 +44,7 @@ from gncli.tensors import (
     open_sink,
     open_source,
 )
-from gncli.tensors.address import check_identity, identity, split
+from gncli.tensors.address import change_check, split
 from gncli.tensors.kept import keep_open
 from gncli.tensors.null import NullSink
 from gncli.tensors.stream import StreamSource
@@ -102,29 +102,38 @@ def normalize_together(
     watch: Advance | None = None,
 ) -> list[Normalized]:
     """As `normalize_file` for addresses with targets in one HDF5 file: all of them are written, or none."""
-    how: dict[str, Any] = {"force": force, "dry_run": dry_run, "command": command, "watch": watch}
+    run = _Run(settings, force=force, dry_run=dry_run, command=command, watch=watch)
     address = ""
     try:
         with ExitStack() as stack:
             stack.enter_context(keep_open())
-            wanted = []
+            check = change_check(*{split(address)[0] for address, _ in targets})
+            wanted: list[tuple[str, Source]] = []
+            still_open: list[Source | None] = []
             for address, target in targets:
                 source = open_source(address, force=force, **settings.reading)
                 stack.callback(source.close)
-                _request(source, settings)  # or raise, before anything is written
+                run.request(source)  # or raise, before anything is written
                 wanted.append((target, source))
-                if split(address)[1] is None or not source.forkable:  # it takes a descriptor, or memory
+                still_open.append(source if _can_stay_open(source) else None)
+                if still_open[-1] is None:
                     source.close()
             path = split(targets[0][1])[0]
             opener = open_sink if dry_run else stack.enter_context(open_output(path, wanted, force=force))
             done = []
-            for (address, target), (_, source) in zip(targets, wanted, strict=True):
-                opened = source if split(address)[1] is not None and source.forkable else None
-                done.append(normalize_file(address, target, settings, opener=opener, source=opened, **how))
+            for (address, target), held in zip(targets, still_open, strict=True):
+                source = held or open_source(address, force=force, **settings.reading)
+                done.append(run.normalize(source, address, target, opener=opener))
+            check()  # before the output takes its name, at the end of the block
             return done
     except GnError as error:
         error.message += f"; so none of the {len(targets)} datasets is written"
         raise error.at(address) from None
+
+
+def _can_stay_open(source: Source) -> bool:
+    """Whether it can stay open beside many others: it takes no descriptor and no memory of its own."""
+    return split(source.address)[1] is not None and source.forkable
 
 
 def normalize_file(
@@ -135,83 +144,121 @@ def normalize_file(
     force: bool = False,
     dry_run: bool = False,
     into: Sink | None = None,
-    source: Source | None = None,
     command: str = "",
-    opener: Callable[..., Sink] = open_sink,
     watch: Advance | None = None,
 ) -> Normalized:
     """Write the normalized tensor of `address` to `output`, by default beside it. Raises GnError.
 
     On any failure no output stands that did not stand before. A dry run computes all and writes nothing,
     but `into` a sink that is given.
-    `source` is the one at `address`, if it is open already; it is closed in any case.
     `watch` is told of the tensor's bytes as they are done, in place of a line of progress of its own.
     """
-    began = time.monotonic()
-    before = identity(address)
-    source = source or open_source(address, force=force, **settings.reading)
+    run = _Run(settings, force=force, dry_run=dry_run, command=command, watch=watch)
     try:
-        target = output or default_output(address)
-        word, groups, norm, dtype = _request(source, settings)
-        done = _describe_request(settings, word, groups)
-        streams = target == "-" or isinstance(source, StreamSource)
-        Crew.refuse_pipes(settings.dask, piped=streams)
-        crew = Crew.of(settings.jobs, settings.memory, settings.dask)
-        memory, jobs = left_for_blocks(source, crew.memory, crew.jobs, dtype.itemsize)
-        cut = plan(norm.geometry, source.dtype.itemsize, dtype.itemsize, memory, jobs, crew.together)
-        in_order = streams and cut.one_pass and cut.in_order
-        if isinstance(source, StreamSource) and not in_order:
-            source = source.spooled()
-        by: dict[str, object] = {"command": shortened(command, _COMMAND_BYTES), "version": __version__}
-        sink = (
-            into or NullSink(target)
-            if dry_run
-            else opener(target, source, dtype, force=force, attributes={**by, **done}, in_order=in_order)
-        )
-        try:
-            size = prod(source.shape) * source.dtype.itemsize
-            forkable = source.forkable and sink.positioned
-            pace = NORMALIZING if kernel.takes(source.dtype) and not norm.twofold else 1
-            with crew.at_work(cut.jobs, size, forkable=forkable, pace=pace) as executor:
-                total = bytes_to_read(source, cut)
-                with Progress(address, total, settings.progress) as progress:
-                    advance = progress.advance if watch is None else _scaled(watch, size, total)
-                    outcome = normalize_tensor(source, sink, cut, norm, dtype, executor, advance=advance)
-            check_identity(address, before)
-            if not dry_run and target != "-" and more(address):
-                hint = "holds several tensors; write them back to back, with -o -"
-                raise FormatError(hint, address=address)
-            missing = prod(source.shape) - int(outcome.before.size)
-            if missing:
-                mark_missing(sink)
-            sink.commit()
-        finally:
-            sink.discard()
+        check = change_check(address)
+        source = open_source(address, force=force, **settings.reading)
+        return run.normalize(source, address, output or default_output(address), into=into, check=check)
     except GnError as error:
         raise error.at(address) from None
-    finally:
-        source.close()
-    record: dict[str, object] = {
-        "schema": 1,
-        "input": address,
-        "output": None if dry_run else sink.address,
-        "shape": list(source.shape),
-        "dtype": source.dtype.name,
-        "layout": word,
-        "groups": groups,
-        "grouped_shape": list(grouped_shape(source.shape, word, groups, norm.geometry.interleaved)),
-        "eps": settings.eps,
-        "grouping": settings.grouping,
-        "before": outcome.before.row(whole=source.dtype.kind in "iu"),
-        "after": outcome.after.row(),
-        "output_dtype": dtype.name,
-        **decoded(source, missing),
-        **{key: value for key, value in done.items() if key not in _TOLD_ABOVE and value is not None},
-        "one_sample": sample_axis(word) is None,
-        "bytes": size,
-        "seconds": round(time.monotonic() - began, 6),
-    }
-    return Normalized(record, outcome.warnings(settings.nan), size)
+
+
+class _Run:
+    """How tensors are normalized, one after another, and what those of one shape share."""
+
+    def __init__(
+        self, settings: Settings, *, force: bool, dry_run: bool, command: str, watch: Advance | None
+    ) -> None:
+        self._settings, self._force, self._dry_run, self._watch = settings, force, dry_run, watch
+        self._made_by = {"command": shortened(command, _COMMAND_BYTES), "version": __version__}
+        self._requests: dict[Hashable, _Request] = {}
+
+    def request(self, source: Source) -> _Request:
+        """What is asked for, of this very tensor. Raises GnError where it cannot be."""
+        key = source.shape, source.dtype, source.fortran
+        if key not in self._requests:
+            self._requests[key] = _request(source, self._settings)
+        return self._requests[key]
+
+    def normalize(
+        self,
+        source: Source,
+        address: str,
+        target: str,
+        *,
+        into: Sink | None = None,
+        opener: Callable[..., Sink] = open_sink,
+        check: Callable[[], None] = lambda: None,
+    ) -> Normalized:
+        """Write the normalized `source`, which is at `address` and is closed in the end. Raises GnError.
+
+        `check` raises where the input has changed; it is called before the output takes its name.
+        """
+        began = time.monotonic()
+        settings = self._settings
+        try:
+            word, groups, norm, dtype = self.request(source)
+            done = _describe_request(settings, word, groups)
+            streams = target == "-" or isinstance(source, StreamSource)
+            Crew.refuse_pipes(settings.dask, piped=streams)
+            crew = Crew.of(settings.jobs, settings.memory, settings.dask)
+            memory, jobs = left_for_blocks(source, crew.memory, crew.jobs, dtype.itemsize)
+            cut = plan(norm.geometry, source.dtype.itemsize, dtype.itemsize, memory, jobs, crew.together)
+            in_order = streams and cut.one_pass and cut.in_order
+            if isinstance(source, StreamSource) and not in_order:
+                source = source.spooled()
+            attributes = {**self._made_by, **done}
+            sink = (
+                into or NullSink(target)
+                if self._dry_run
+                else opener(
+                    target, source, dtype, force=self._force, attributes=attributes, in_order=in_order
+                )
+            )
+            try:
+                size = prod(source.shape) * source.dtype.itemsize
+                forkable = source.forkable and sink.positioned
+                pace = NORMALIZING if kernel.takes(source.dtype) and not norm.twofold else 1
+                with crew.at_work(cut.jobs, size, forkable=forkable, pace=pace) as executor:
+                    total = bytes_to_read(source, cut)
+                    with Progress(address, total, settings.progress) as progress:
+                        watch = self._watch
+                        advance = progress.advance if watch is None else _scaled(watch, size, total)
+                        outcome = normalize_tensor(source, sink, cut, norm, dtype, executor, advance=advance)
+                check()
+                if not self._dry_run and target != "-" and more(address):
+                    hint = "holds several tensors; write them back to back, with -o -"
+                    raise FormatError(hint, address=address)
+                missing = prod(source.shape) - int(outcome.before.size)
+                if missing:
+                    mark_missing(sink)
+                sink.commit()
+            finally:
+                sink.discard()
+        except GnError as error:
+            raise error.at(address) from None
+        finally:
+            source.close()
+        record: dict[str, object] = {
+            "schema": 1,
+            "input": address,
+            "output": None if self._dry_run else sink.address,
+            "shape": list(source.shape),
+            "dtype": source.dtype.name,
+            "layout": word,
+            "groups": groups,
+            "grouped_shape": list(grouped_shape(source.shape, word, groups, norm.geometry.interleaved)),
+            "eps": settings.eps,
+            "grouping": settings.grouping,
+            "before": outcome.before.row(whole=source.dtype.kind in "iu"),
+            "after": outcome.after.row(),
+            "output_dtype": dtype.name,
+            **decoded(source, missing),
+            **{key: value for key, value in done.items() if key not in _TOLD_ABOVE and value is not None},
+            "one_sample": sample_axis(word) is None,
+            "bytes": size,
+            "seconds": round(time.monotonic() - began, 6),
+        }
+        return Normalized(record, outcome.warnings(settings.nan), size)
 
 
 def _scaled(watch: Advance, size: int, total: int) -> Advance:
@@ -245,7 +292,7 @@ class _Request(NamedTuple):
 
 
 def _request(source: Source, settings: Settings) -> _Request:
-    """What is asked for, of this very tensor. Raises GnError where it cannot be."""
+    """What the settings ask for, of a tensor like this one. Raises GnError where it cannot be."""
     word = Layout.parse(settings.layout or "channels_first").on(source.shape).word
     channels = source.shape[channel_axis(word, len(source.shape))]
     groups = group_count(channels, settings.groups, settings.channels_per_group)

@@ -32,7 +32,7 @@ from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
 from gncli.progress import Progress
 from gncli.tensors import Source, decoded, left_for_blocks, open_source
-from gncli.tensors.address import check_identity, identity
+from gncli.tensors.address import change_check
 from gncli.tensors.stream import StreamSource
 
 
@@ -67,7 +67,7 @@ def tensor_stats(
     progress: bool | None = False,
 ) -> Iterator[dict[str, object]]:
     """Records of the whole tensor or, with `by`, one for each of its parts. Raises GnError."""
-    before = identity(address)
+    check = change_check(address)
     head: dict[str, object] = {
         "schema": 1,
         "input": address,
@@ -95,11 +95,11 @@ def tensor_stats(
             for (sample, part), row in _rows(source, cut, executor, watch.advance):
                 how = _decoded(source, row, view.group_size)
                 yield head | parts.names(sample, part) | row | parts.view_facts | how
-            check_identity(address, before)
+            check()
         else:
             whole = source.dtype.kind in "iu"
             row = measure_all(source, cut, executor, watch.advance).row(whole=whole)
-            check_identity(address, before)
+            check()
             yield head | row | _decoded(source, row, view.size)
 
 

@@ -27,6 +27,7 @@ from gncli.tensors import Sink, Source
 from gncli.tile import LONG_RUN, Form, form_of
 
 _LONG_LINE = 4096  # elements: to merge the moments of shorter ones takes a part of the time that they take
+_FEW_SETS = 64  # of moments, which whoever gets them can merge beside other work
 
 
 class Done(NamedTuple):
@@ -100,12 +101,12 @@ class Normalizer(Reader):
             tile, left = self._widened(data[place]), None
             missing = self._missing(tile)
             if moments is None:
-                if form.each < LONG_RUN:  # to merge so many sets takes longer than to sum anew
-                    before.append(_describe(tile, missing, self.desk.scratch))
                 part, left = measure_present(form, tile, missing, self.desk.scratch, self.twofold)
                 undefined += self.check(part, left)
-                if form.each >= LONG_RUN:
+                if form.each >= LONG_RUN or part.size.size <= _FEW_SETS:
                     before.append(part)
+                else:  # to merge so many sets takes longer than to sum anew
+                    before.append(_describe(tile, missing, self.desk.scratch))
             else:
                 part = moments.map(_picker(form, place))
             box = tuple((o + at.start, o + at.stop) for (o, _), at in zip(origin, place, strict=True))
@@ -169,7 +170,7 @@ def _few(parts: list[Moments]) -> Moments | None:
     if not parts:
         return None
     sets = pool(parts)
-    return sets if len(sets.size) <= 64 else alone(merge(sets))
+    return sets if len(sets.size) <= _FEW_SETS else alone(merge(sets))
 
 
 def _picker(form: Form, place: tuple[slice, ...]) -> Callable[[NDArray[Any]], Any]:

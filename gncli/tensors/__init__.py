@@ -27,6 +27,7 @@ from gncli.tensors.address import (
 )
 from gncli.tensors.decoding import Decoding
 from gncli.tensors.header import TensorHeader
+from gncli.tensors.kept import is_kept
 from gncli.tensors.npy import NpySink, NpySource
 from gncli.tensors.permissions import mode_for
 from gncli.tensors.pipe import stream_at
@@ -334,6 +335,8 @@ def stands(target: str, address: str) -> bool:
 def _locate(address: str) -> tuple[str, str | None, str]:
     """The file or pipe, the path in it, and the kind of file that stands there or comes."""
     path, name = split(address)
+    if is_kept(path):  # only HDF5 files are
+        return path, name, "hdf5"
     if (stream := stream_at(path)) is not None:
         kind = stream.kind()
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from typing import Any, Literal
@@ -131,21 +131,29 @@ def identity(address: str) -> tuple[int, ...] | None:
     return held.st_dev, held.st_ino, held.st_size, held.st_mtime_ns, held.st_ctime_ns
 
 
-def check_identity(address: str, before: tuple[int, ...] | None) -> None:
-    """Raise FormatError if another file, or other content, stands there now. A file may be removed."""
-    after = identity(address)
-    if before and after and after != before:
-        hint = "was changed or replaced while it was read; try again"
-        raise FormatError(hint, address=address)
+def change_check(*addresses: str | None) -> Callable[[], None]:
+    """Return what raises FormatError if a file at one of `addresses` has changed since now.
+
+    Another file there, or other content, is a change. A file may be removed.
+    """
+    before = [(address, identity(address)) for address in addresses if address is not None]
+
+    def check() -> None:
+        for address, state in before:
+            now = identity(address)
+            if state and now and now != state:
+                hint = "was changed or replaced while it was read; try again"
+                raise FormatError(hint, address=address)
+
+    return check
 
 
 @contextmanager
 def unchanged(*addresses: str | None) -> Iterator[None]:
     """Raise FormatError at the end of the block if a file at one of `addresses` has changed meanwhile."""
-    before = [(address, identity(address)) for address in addresses if address is not None]
+    check = change_check(*addresses)
     yield
-    for address, state in before:
-        check_identity(address, state)
+    check()
 
 
 def require_numeric(dtype: np.dtype[Any], address: str) -> None:

@@ -24,8 +24,9 @@ from gncli.tensors.hdf5_filters import require_filters
 from gncli.tensors.hdf5_find import numeric_dtype
 from gncli.tensors.hdf5_frames import require_whole_chunks
 from gncli.tensors.hdf5_grid import Grid, hyperslabs
+from gncli.tensors.hdf5_opened import Dataset, FileHeader
 from gncli.tensors.hdf5_places import places, read_places
-from gncli.tensors.hdf5_safety import Dataset, lookup, open_file, require_own, require_stored
+from gncli.tensors.hdf5_safety import lookup, open_file, require_own, require_stored
 
 LEAST = 1 << 20  # bytes of chunks that are held whatever the budget
 
@@ -68,22 +69,23 @@ class Hdf5Source:
             raise
 
     def _open(self, shown: str, force: bool) -> None:
-        dataset = lookup(self._file, self.name, external=self.external, shown=shown)
-        if not isinstance(dataset, h5py.Dataset):
+        dataset = self._file.found.pop(self.name, None)
+        dataset = dataset or lookup(self._file, self.name, external=self.external, shown=shown)
+        if not isinstance(dataset, Dataset):
             raise NotThereError("is not there any more", address=self.address)
         self.stored: np.dtype[Any] = self._dtype_of(dataset, self.address)
         require_own(dataset, self.address, external=self.external)
         self.dataset = dataset
-        self.decoding = None if self.as_stored else find_decoding(dataset)
+        header = FileHeader.of(dataset.file) if self.external else self._file.header
+        self.decoding = None if self.as_stored else find_decoding(dataset, header.attribute_names)
         self.dtype = self.decoding.dtype if self.decoding else self.stored
         self.shape: tuple[int, ...] = dataset.shape
-        file = dataset.file if self.external else self._file
-        self.home: str = file.filename  # not `path`, where an external link led here
+        self.home = header.path  # not `path`, where an external link led here
         if not force:
             require_stored(dataset, self.address)
         require_filters(dataset, self.address)
-        self.version = oldest_version(dataset)
-        self._descriptor: int = file.id.get_vfd_handle()
+        self.version = oldest_version(dataset, header)
+        self._descriptor = header.descriptor
         self._state = _state(self._descriptor)
         self.places = places(dataset, self._state[0])
         self._chunk_shape: tuple[int, ...] | None = dataset.chunks
@@ -262,13 +264,12 @@ def _state(descriptor: int) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def oldest_version(dataset: h5py.Dataset) -> str:
+def oldest_version(dataset: Dataset, header: FileHeader) -> str:
     """Return the first version of HDF5 that can read the dataset, as h5py's `libver` has it.
 
     A dataset made like it needs that version: an attribute can have more than 64 kB since 1.8, and chunks at
     the edges can be unfiltered since 1.10. A newer version would shut out readers.
     """
-    with closing(dataset.file.id.get_create_plist()) as settings:
-        if settings.get_version()[0] >= 3:  # of the superblock
-            return "v110"
+    if header.superblock >= 3:
+        return "v110"
     return "v108" if h5py.h5o.get_info(dataset.id).hdr.version >= 2 else "earliest"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 
 import h5py
 import numpy as np
 
 from gncli.tensors.decoding import ATTRIBUTES, Decoding, decoding_of, text_of
+from gncli.tensors.hdf5_opened import Dataset, attribute_names
 
 OUTDATED = {*ATTRIBUTES, "actual_range", "MATLAB_int_decode"} - {"dtype"}  # once the values are others
 MATLAB_CLASSES = {"float32": b"single", "float64": b"double"}
@@ -15,16 +17,19 @@ NETCDF_ROOT = ("_NCProperties", "_nc3_strict")
 NETCDF_DATASET = ("_Netcdf4Dimid", "_Netcdf4Coordinates")
 
 
-def find_decoding(dataset: h5py.Dataset) -> Decoding | None:
-    """The decoding that the dataset's attributes call for, or None."""
-    held: dict[str, object] = {}
-    for name in ATTRIBUTES:
-        if name in dataset.attrs:
-            held[name] = _read(dataset, name)
-    return decoding_of(held, dataset.dtype, _has_default_fill(dataset))
+def find_decoding(dataset: Dataset, of_file: Collection[str]) -> Decoding | None:
+    """The decoding that the dataset's attributes call for, or None.
+
+    `of_file` are the names of the attributes of the root group.
+    """
+    names = attribute_names(dataset)
+    if not names and not of_file:
+        return None
+    held = {name: _read(dataset, name) for name in ATTRIBUTES if name in names}
+    return decoding_of(held, dataset.dtype, _has_default_fill(dataset, names, of_file))
 
 
-def _read(dataset: h5py.Dataset, name: str) -> object:
+def _read(dataset: Dataset, name: str) -> object:
     """The attribute's value; None where it has none, or none that h5py can read."""
     with suppress(OSError, RuntimeError, TypeError, ValueError):
         value = dataset.attrs[name]
@@ -32,31 +37,30 @@ def _read(dataset: h5py.Dataset, name: str) -> object:
     return None
 
 
-def _has_default_fill(dataset: h5py.Dataset) -> bool:
-    """Whether netCDF's default fill value is missing: as netCDF has it, of bytes only if they are filled."""
-    if dataset.dtype.itemsize == 1:
-        filled = dataset.id.get_create_plist().fill_value_defined()
-        if filled != h5py.h5d.FILL_VALUE_USER_DEFINED:
-            return False
-    root = dataset.file.attrs
-    return any(name in dataset.attrs for name in NETCDF_DATASET) or any(name in root for name in NETCDF_ROOT)
+def _has_default_fill(dataset: Dataset, names: Collection[str], of_file: Collection[str]) -> bool:
+    """Whether netCDF's default fill value is missing: as netCDF has it, of bytes only if they are filled.
+
+    `names` are those of the dataset's attributes, `of_file` those of the root group's.
+    """
+    if dataset.dtype.itemsize == 1 and dataset.storage.fill != h5py.h5d.FILL_VALUE_USER_DEFINED:
+        return False
+    return any(name in names for name in NETCDF_DATASET) or any(name in of_file for name in NETCDF_ROOT)
 
 
-def remove_outdated(dataset: h5py.Dataset) -> None:
+def remove_outdated(dataset: Dataset) -> None:
     """Remove attributes that describe the values before normalization; correct the unit and MATLAB's class.
 
     mat73 and MATLAB read no dataset that has no class.
     """
-    attributes = dataset.attrs
-    for name in OUTDATED:
-        if name in attributes:
-            del attributes[name]
-    if "dtype" in attributes and text_of(_read(dataset, "dtype")) is not None:
+    attributes, names = dataset.attrs, attribute_names(dataset)
+    for name in OUTDATED.intersection(names):
+        del attributes[name]
+    if "dtype" in names and text_of(_read(dataset, "dtype")) is not None:
         del attributes["dtype"]
-    if "units" in attributes:
+    if "units" in names:
         text = isinstance(_read(dataset, "units"), str)
         attributes["units"] = "1" if text else np.bytes_(b"1")  # fixed length, as netCDF writes it
-    if "MATLAB_class" in attributes:
+    if "MATLAB_class" in names:
         fitting = MATLAB_CLASSES.get(dataset.dtype.name)
         if fitting is None:
             del attributes["MATLAB_class"]
@@ -64,6 +68,6 @@ def remove_outdated(dataset: h5py.Dataset) -> None:
             attributes["MATLAB_class"] = np.bytes_(fitting)
 
 
-def mark_missing(dataset: h5py.Dataset) -> None:
+def mark_missing(dataset: Dataset) -> None:
     """Say that NaN stands for missing values: of the dataset's dtype, as netCDF demands."""
     dataset.attrs.create("_FillValue", np.array([np.nan]), dtype=dataset.dtype)

@@ -9,7 +9,6 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from gncli.errors import FormatError
 from gncli.layout import Run
 from gncli.tensors.hdf5_filters import Pipeline, UndecodableError, scratch
 from gncli.tensors.hdf5_grid import Grid, Piece, Place
+from gncli.tensors.hdf5_opened import Dataset
 from gncli.tensors.hdf5_places import is_plain, read_at, user_block
 
 _SMALLEST = 1 << 14  # bytes of a chunk to write: for less, Python takes longer than HDF5
@@ -89,21 +89,19 @@ class Raw(Coding):
         return Coding(self.grid, self.pipeline, self.dtype, self.fill)
 
 
-def raw(dataset: h5py.Dataset, *, new: bool = False) -> Raw | None:
+def raw(dataset: Dataset, *, new: bool = False) -> Raw | None:
     """What there is to know of the dataset's chunks; None where HDF5 is to read and write them.
 
     `new`: nothing is written yet.
     """
-    with closing(dataset.id.get_create_plist()) as settings:
-        chunked, pipeline = settings.get_layout() == h5py.h5d.CHUNKED, Pipeline.of(settings)
-        no_fill = settings.fill_value_defined() == h5py.h5d.FILL_VALUE_UNDEFINED
-    if not chunked or not dataset.size or not is_plain(dataset):
+    if not dataset.chunks or not dataset.size or not is_plain(dataset):
         return None
+    pipeline = Pipeline.of(dataset)
     grid = Grid(dataset.shape, dataset.chunks)
     nbytes = grid.size * dataset.dtype.itemsize
     if pipeline is None or (new and nbytes < _SMALLEST) or math.prod(grid.counts) > _MOST_CHUNKS:
         return None
-    if user_block(dataset.file) or no_fill:
+    if user_block(dataset.file) or dataset.storage.fill == h5py.h5d.FILL_VALUE_UNDEFINED:
         return None
     table = Table(dataset, grid)
     if not table.sound or (not new and table.has_plain_edges(grid, pipeline, nbytes)):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Hashable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from gncli.errors import OutputError
 from gncli.report import say
 from gncli.tensors.hdf5_errors import H5PY_ERRORS
 from gncli.tensors.hdf5_filters import settings_like
-from gncli.tensors.hdf5_places import is_numpys
+from gncli.tensors.hdf5_opened import Dataset
 from gncli.tensors.hdf5_references import has_scales, holds_references
 from gncli.tensors.hdf5_safety import encoded
 
@@ -39,38 +40,36 @@ def contiguous() -> Any:
     return settings
 
 
-def create(file: h5py.File, space: Any, dtype: np.dtype[Any], settings: Any) -> h5py.Dataset:
+def create(file: h5py.File, space: Any, dtype: np.dtype[Any], settings: Any) -> Dataset:
     """A dataset that no link leads to yet."""
-    return h5py.Dataset(h5py.h5d.create(file.id, None, h5py.h5t.py_create(dtype), space, settings))
+    return Dataset(h5py.h5d.create(file.id, None, h5py.h5t.py_create(dtype), space, settings))
 
 
-def can_hold(dataset: h5py.Dataset, dtype: np.dtype[Any]) -> bool:
+def can_hold(dataset: Dataset, dtype: np.dtype[Any]) -> bool:
     """Whether values of `dtype` written to it stay in its file, and stay as they are."""
-    if dataset.dtype.newbyteorder("=") != dtype or not is_numpys(dataset.id.get_type()):
+    if dataset.dtype.newbyteorder("=") != dtype or not dataset.is_numpys:
         return False
-    with closing(dataset.id.get_create_plist()) as settings:
-        elsewhere = settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count() > 0
-        return not elsewhere and not _lossy(settings)
+    elsewhere = dataset.storage.layout == h5py.h5d.VIRTUAL or dataset.storage.files
+    return not elsewhere and not _lossy(dataset)
 
 
-def _lossy(settings: Any) -> list[int]:
-    filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
-    return [code for code in filters if code in LOSSY]
+def _lossy(dataset: Dataset) -> list[int]:
+    return [each.code for each in dataset.storage.filters if each.code in LOSSY]
 
 
-def like(file: h5py.File, old: h5py.Dataset, dtype: np.dtype[Any]) -> h5py.Dataset:
+def like(file: h5py.File, old: Dataset, dtype: np.dtype[Any]) -> Dataset:
     """A dataset of `dtype` in `file`, unlinked, and else as `old`: chunks, filters, attributes, scales.
 
     What leads to objects of the file of `old` does not go into another file.
     """
     at_home = file.id == old.file.id
     settings, space = settings_like(old), old.id.get_space()
-    has_fill = settings.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
-    if settings.get_layout() != h5py.h5d.CHUNKED:  # virtual and external become plain
+    has_fill = old.storage.fill == h5py.h5d.FILL_VALUE_USER_DEFINED
+    if not old.chunks:  # virtual and external become plain
         settings, space = contiguous(), space_of(old.shape)
     else:
         settings.set_chunk(settings.get_chunk())  # the copy remembers the size of the old elements
-        for code in _lossy(settings):
+        for code in _lossy(old):
             settings.remove_filter(code)
     if has_fill:
         with np.errstate(over="ignore"):
@@ -89,7 +88,7 @@ def like(file: h5py.File, old: h5py.Dataset, dtype: np.dtype[Any]) -> h5py.Datas
     return new
 
 
-def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str | bytes) -> None:
+def _copy_attribute(old: Dataset, new: Dataset, key: str | bytes) -> None:
     # At the low level, where its type stays as it is: fixed strings, enumerations, references.
     name = encoded(key)
     attribute = h5py.h5a.open(old.id, name)
@@ -120,17 +119,30 @@ def _dtype_of(attribute: Any) -> np.dtype[Any] | None:
     return dtype
 
 
-def write_attributes(dataset: h5py.Dataset, values: Mapping[str, object]) -> None:
+def write_attributes(dataset: Dataset, values: Mapping[str, Hashable]) -> None:
     """Add scalar attributes that are not there yet, as h5py does, at a third of its cost."""
-    text, scalar = h5py.string_dtype(), space_of(())
-    stored_text, held_text = h5py.h5t.py_create(text, logical=True), h5py.h5t.py_create(text)
+    scalar = space_of(())
     for key, value in values.items():
-        if isinstance(value, str):
-            held, stored, kind = np.array(_storable(value), text), stored_text, held_text
-        else:
-            held = np.array(value)
-            stored = kind = h5py.h5t.py_create(held.dtype)
+        held, stored, kind = _held(value)
         h5py.h5a.create(dataset.id, encoded(key), stored, scalar).write(held, kind)
+
+
+@lru_cache(maxsize=64, typed=True)
+def _held(value: Hashable) -> tuple[NDArray[Any], Any, Any]:
+    """A value as numpy and HDF5 take it, with its types in the file and in memory.
+
+    The values of one run are mostly those of the dataset before.
+    """
+    if isinstance(value, str):
+        text = h5py.string_dtype()
+        return (
+            np.array(_storable(value), text),
+            h5py.h5t.py_create(text, logical=True),
+            h5py.h5t.py_create(text),
+        )
+    held = np.array(value)
+    kind = h5py.h5t.py_create(held.dtype)
+    return held, kind, kind
 
 
 def _storable(value: object) -> object:
@@ -140,7 +152,7 @@ def _storable(value: object) -> object:
     return value
 
 
-def standing(file: h5py.File, name: str, address: str) -> h5py.Dataset | bool:
+def standing(file: h5py.File, name: str, address: str) -> Dataset | bool:
     """What the file has at `name`: a dataset, True for another link, False for nothing.
 
     Raises OutputError where a dataset cannot be put there.
@@ -161,4 +173,4 @@ def standing(file: h5py.File, name: str, address: str) -> h5py.Dataset | bool:
     if not parents or isinstance(held, h5py.h5g.GroupID):
         hint = "is a group; give a dataset's path, or end it with / to keep the inputs' names"
         raise OutputError(hint, address=address)
-    return h5py.Dataset(held) if isinstance(held, h5py.h5d.DatasetID) else bool(found)
+    return Dataset(held) if isinstance(held, h5py.h5d.DatasetID) else bool(found)

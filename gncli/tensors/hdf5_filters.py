@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gncli.errors import FormatError
 from gncli.extras import how_to_install
+from gncli.tensors.hdf5_opened import Dataset
 
 
 def _zlib() -> Any:
@@ -75,11 +76,10 @@ class Pipeline:
     filters: tuple[tuple[int, tuple[int, ...]], ...]
 
     @classmethod
-    def of(cls, settings: Any) -> Pipeline | None:
-        """That of a dataset's creation properties, or None where one is not among those done here."""
+    def of(cls, dataset: Dataset) -> Pipeline | None:
+        """That of a dataset, or None where a filter is not among those done here."""
         filters = []
-        for index in range(settings.get_nfilters()):
-            code, _, values, _ = settings.get_filter(index)
+        for code, _, values, _ in dataset.storage.filters:
             known = {
                 DEFLATE: values[:1] and values[0] <= 9,  # HDF5 neither writes nor reads other levels
                 SHUFFLE: values[:1] and values[0] in (1, *WORD),
@@ -117,34 +117,26 @@ class Pipeline:
         return np.frombuffer(data, np.uint8)
 
 
-def filters_of(settings: Any) -> list[tuple[int, int, tuple[int, ...]]]:
-    """(number, flags, settings of its own) of each filter in a dataset's creation properties."""
-    return [settings.get_filter(index)[:3] for index in range(settings.get_nfilters())]
-
-
-def changes_size(dataset: h5py.Dataset) -> bool:
+def changes_size(dataset: Dataset) -> bool:
     """Whether its filters make chunks of different sizes."""
-    with closing(dataset.id.get_create_plist()) as settings:
-        return any(code not in (SHUFFLE, FLETCHER32) for code, *_ in filters_of(settings))
+    return any(each.code not in (SHUFFLE, FLETCHER32) for each in dataset.storage.filters)
 
 
-def settings_like(dataset: h5py.Dataset) -> Any:
+def settings_like(dataset: Dataset) -> Any:
     """Creation properties for another dataset with the same filters."""
     settings = dataset.id.get_create_plist()
-    filters = filters_of(settings)
-    for code, *_ in filters:
-        settings.remove_filter(code)
-    for code, flags, values in filters:
+    filters = dataset.storage.filters
+    for each in filters:
+        settings.remove_filter(each.code)
+    for code, flags, values, _ in filters:
         # Of the values of bitshuffle, the first three are its own, and it would put them there once more.
         settings.set_filter(code, flags, values[3:] if code == BITSHUFFLE else values)
     return settings
 
 
-def require_filters(dataset: h5py.Dataset, address: str) -> None:
+def require_filters(dataset: Dataset, address: str) -> None:
     """Raise FormatError, with the name of a filter and what brings it, where one is missing."""
-    with closing(dataset.id.get_create_plist()) as settings:
-        filters = [settings.get_filter(index) for index in range(settings.get_nfilters())]
-    for code, _, _, told in filters:
+    for code, _, _, told in dataset.storage.filters:
         if h5py.h5z.filter_avail(code):
             continue
         with suppress(ImportError):  # it makes what it brings known to HDF5

@@ -14,7 +14,8 @@ from gncli.errors import AddressError, FormatError, GnError
 from gncli.report import say
 from gncli.tensors.address import LISTED, candidates, near, pasted, require_numeric
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
-from gncli.tensors.hdf5_safety import Dataset, ForeignLinkError, is_sound, lookup, open_file, require_own
+from gncli.tensors.hdf5_opened import Dataset
+from gncli.tensors.hdf5_safety import ForeignLinkError, is_sound, lookup, open_file, require_own
 
 Found = list[tuple[str, tuple[int, ...] | None]]
 
@@ -63,6 +64,7 @@ def find(path: str, pattern: str | None, *, external: bool = False, shown: str |
                     continue
                 else:
                     found.append((name, _shape(dataset, external)))
+                    file.note_found(name, dataset)
         for reason in odd[:LISTED]:
             say("warning", f"{reason.address}: left out: {reason.message}")
         if len(odd) > LISTED:
@@ -86,7 +88,7 @@ def is_glob(path: str, pattern: str) -> bool:
 
 def walk(
     file: h5py.File, *, hard: bool = False, external: bool = False
-) -> Iterator[tuple[str, h5py.Dataset | None]]:
+) -> Iterator[tuple[str, Dataset | None]]:
     """Every dataset by every path to it within the file; with `hard`, only those by hard links alone.
 
     Hard links come before others, so that a dataset's own path comes before an alias. None stands for what
@@ -119,7 +121,7 @@ def walk(
         except GnError:
             yield _name(path), None
         else:
-            if isinstance(thing, h5py.Dataset):
+            if isinstance(thing, Dataset):
                 yield _name(path), thing
 
 
@@ -127,29 +129,31 @@ def _name(path: bytes) -> str:
     return "/" + path.decode("utf-8", "surrogateescape")
 
 
-def numeric_dtype(dataset: h5py.Dataset, address: str) -> np.dtype[Any]:
+def numeric_dtype(dataset: Dataset, address: str) -> np.dtype[Any]:
     """The dtype, if gn can take it; else a FormatError."""
-    if not isinstance(dataset, h5py.Dataset):
+    if not isinstance(dataset, Dataset):
         raise AddressError("is not a dataset", address=address)
+    if dataset.is_numeric:
+        return dataset.dtype
     with translated(OddTypeError, address):
-        return _numeric_dtype(dataset, address)
+        dtype = _numeric_dtype(dataset, address)
+    dataset.is_numeric = True
+    return dtype
 
 
-def _numeric_dtype(dataset: h5py.Dataset, address: str) -> np.dtype[Any]:
+def _numeric_dtype(dataset: Dataset, address: str) -> np.dtype[Any]:
     # A type of HDF5 is asked, not a value: to know its shape, a virtual dataset asks other files.
     with closing(dataset.id.get_type()) as kind:
         type_class, sound = kind.get_class(), is_sound(kind)
-    with closing(dataset.id.get_create_plist()) as settings:
-        virtual = settings.get_layout() == h5py.h5d.VIRTUAL
     if type_class in NOT_NUMBERS:
         raise OddTypeError(NOT_NUMBERS[type_class], address=address)
     try:
-        dtype: np.dtype[Any] = dataset.dtype
+        dtype = dataset.dtype
     except H5PY_ERRORS as error:
         message = f"has a type that numpy lacks: {h5py_reason(error)}"
         number = type_class in (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
         raise (OddTypeError if number else FormatError)(message, address=address) from None
-    if not virtual and dataset.shape is None:
+    if dataset.storage.layout != h5py.h5d.VIRTUAL and dataset.shape is None:
         raise FormatError("is empty: it has a type and no shape", address=address)
     if dtype.hasobject:  # h5py's way with what has no fixed size
         raise FormatError("holds strings, references or lists; gn takes numbers", address=address)
@@ -167,7 +171,7 @@ def _numeric_dtype(dataset: h5py.Dataset, address: str) -> np.dtype[Any]:
     return dtype
 
 
-def is_numeric(dataset: h5py.Dataset) -> bool:
+def is_numeric(dataset: Dataset) -> bool:
     try:
         numeric_dtype(dataset, "")
     except FormatError:
@@ -175,7 +179,7 @@ def is_numeric(dataset: h5py.Dataset) -> bool:
     return True
 
 
-def _shape(dataset: h5py.Dataset, external: bool) -> tuple[int, ...] | None:
+def _shape(dataset: Dataset, external: bool) -> tuple[int, ...] | None:
     try:
         require_own(dataset, "", external=external)
         with translated(FormatError, ""):
@@ -187,7 +191,7 @@ def _shape(dataset: h5py.Dataset, external: bool) -> tuple[int, ...] | None:
 
 def _shape_at(path: str, name: str, thing: Any, external: bool) -> tuple[int, ...] | None:
     address = f"{path}::{name}"
-    if isinstance(thing, h5py.Dataset):
+    if isinstance(thing, Dataset):
         numeric_dtype(thing, address)
         return _shape(thing, external)
     prefix = name.rstrip("/") + "/"

@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any
-
-import h5py
 
 from gncli.errors import FormatError
 from gncli.tensors.hdf5_filters import FLETCHER32, SHUFFLE
+from gncli.tensors.hdf5_opened import Dataset
 from gncli.tensors.hdf5_places import user_block
 
 HEADER = 18  # bytes that are enough to know the length
@@ -23,15 +21,14 @@ CHECKSUM = 4  # bytes, of fletcher32
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
-def require_whole_chunks(dataset: h5py.Dataset, descriptor: int, address: str) -> None:
+def require_whole_chunks(dataset: Dataset, descriptor: int, address: str) -> None:
     """Raise FormatError where a chunk decodes to another length than that of a chunk, as far as it says so.
 
     `descriptor` is of the file that holds the dataset.
     """
-    with closing(dataset.id.get_create_plist()) as settings:
-        if settings.get_layout() != h5py.h5d.CHUNKED or not hasattr(dataset.id, "chunk_iter"):
-            return
-        filters = [settings.get_filter(index)[:3:2] for index in range(settings.get_nfilters())]
+    if not dataset.chunks or not hasattr(dataset.id, "chunk_iter"):
+        return
+    filters = [(each.code, each.values) for each in dataset.storage.filters]
     nbytes = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
     length_of = _stated_length(filters)
     # Addresses of chunks count a user block, or not: that depends on the version.

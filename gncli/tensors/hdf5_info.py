@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import h5py
@@ -14,6 +13,7 @@ from gncli.errors import FormatError, GnError
 from gncli.tensors.hdf5_cf import find_decoding
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.tensors.hdf5_find import find, numeric_dtype, walk
+from gncli.tensors.hdf5_opened import Dataset, FileHeader
 from gncli.tensors.hdf5_safety import encoded, lookup, open_file, require_own
 from gncli.tensors.header import TensorHeader
 
@@ -62,11 +62,9 @@ def inspect_datasets(
         raise wrong
 
 
-def _header(address: str, dataset: h5py.Dataset, links: list[dict[str, str]]) -> TensorHeader:
-    with closing(dataset.id.get_create_plist()) as settings:
-        storage = STORAGE.get(settings.get_layout(), "unknown")
-        storage = "external" if settings.get_external_count() else storage
-        filters = [_filter(*settings.get_filter(index)) for index in range(settings.get_nfilters())]
+def _header(address: str, dataset: Dataset, links: list[dict[str, str]]) -> TensorHeader:
+    stored = dataset.storage
+    storage = "external" if stored.files else STORAGE.get(stored.layout, "unknown")
     return TensorHeader(
         address,
         dataset.shape,
@@ -76,10 +74,10 @@ def _header(address: str, dataset: h5py.Dataset, links: list[dict[str, str]]) ->
         dataset.id.get_storage_size(),
         dataset.chunks,
         dataset.maxshape,
-        filters,
+        [_filter(*each) for each in stored.filters],
         {_text(name): _attribute(dataset, name) for name in dataset.attrs},
         links,
-        find_decoding(dataset),
+        find_decoding(dataset, FileHeader.of(dataset.file).attribute_names),
     )
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gncli.layout import Run
 from gncli.tensors.hdf5_grid import Grid
+from gncli.tensors.hdf5_opened import Dataset
 from gncli.tensors.positioned import POSITIONED, drain, fill
 
 _SHORTEST = 1 << 14  # bytes of a chunk: many calls for little are slower than HDF5
@@ -59,36 +60,28 @@ class Places:
         return joined
 
 
-def places(dataset: h5py.Dataset, size: int) -> Places | None:
+def places(dataset: Dataset, size: int) -> Places | None:
     """Of a dataset of a file of `size` bytes; None where values are not there, or not as in memory."""
-    with closing(dataset.id.get_create_plist()) as settings:
-        outside, layout = settings.get_external_count() > 0, settings.get_layout()
-        filtered = settings.get_nfilters() > 0
+    storage = dataset.storage
     count, itemsize = dataset.size, dataset.dtype.itemsize
     nbytes = count * itemsize
-    if not (POSITIONED and count and is_plain(dataset)) or outside:
+    if not (POSITIONED and count and is_plain(dataset)) or storage.files:
         return None
-    if layout == h5py.h5d.CONTIGUOUS:
+    if storage.layout == h5py.h5d.CONTIGUOUS:
         # Of one that was never written, storage is 0; the offset is no use to tell it by.
         allocated = dataset.id.get_storage_size() == nbytes
         offset = dataset.id.get_offset() if allocated else None
         if offset is None or not 0 < offset <= size - nbytes:
             return None
         return Places(itemsize, count, count, np.array([offset]))
-    if layout != h5py.h5d.CHUNKED or filtered:
+    if storage.layout != h5py.h5d.CHUNKED or storage.filters:
         return None
     return _of_chunks(dataset, size)
 
 
-def is_plain(dataset: h5py.Dataset) -> bool:
+def is_plain(dataset: Dataset) -> bool:
     """Whether elements are stored as numpy has them, and HDF5 says where chunks are."""
-    return is_numpys(dataset.id.get_type()) and hasattr(dataset.id, "chunk_iter")
-
-
-def is_numpys(kind: Any) -> bool:
-    """Whether a type in a file is numpy's, bit by bit. A bfloat16 is not, which h5py reads as float32."""
-    same: bool = kind.equal(h5py.h5t.py_create(kind.dtype))
-    return same
+    return dataset.is_numpys and hasattr(dataset.id, "chunk_iter")
 
 
 def user_block(file: h5py.File) -> int:
@@ -96,7 +89,7 @@ def user_block(file: h5py.File) -> int:
         return int(settings.get_userblock())
 
 
-def _of_chunks(dataset: h5py.Dataset, size: int) -> Places | None:
+def _of_chunks(dataset: Dataset, size: int) -> Places | None:
     shape, chunks = dataset.shape, dataset.chunks
     axis = next((axis for axis, length in enumerate(chunks) if length > 1), len(shape) - 1)
     behind = math.prod(shape[axis + 1 :])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gncli.tensors.hdf5_errors import H5PY_ERRORS
 from gncli.tensors.hdf5_find import walk
+from gncli.tensors.hdf5_opened import Storage
 from gncli.tensors.hdf5_safety import encoded
 
 
@@ -136,7 +137,8 @@ def _stored_references(thing: Any) -> Iterator[tuple[Any, NDArray[Any]]]:
 
 def _is_here(dataset: h5py.Dataset) -> bool:
     with closing(dataset.id.get_create_plist()) as settings:
-        return bool(settings.get_layout() != h5py.h5d.VIRTUAL and settings.get_external_count() == 0)
+        stored = Storage.of(settings)
+    return stored.layout != h5py.h5d.VIRTUAL and not stored.files
 
 
 def has_scales(dataset: h5py.Dataset) -> bool:

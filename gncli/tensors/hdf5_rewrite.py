@@ -8,7 +8,6 @@ dataset is one chunk in the file format of HDF5 1.10.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
 from functools import cache, partial
 from itertools import product
 from typing import Any
@@ -23,10 +22,10 @@ from gncli.tensors.hdf5_filters import (
     SHUFFLE,
     Pipeline,
     changes_size,
-    filters_of,
     settings_like,
 )
 from gncli.tensors.hdf5_grid import Grid, Place
+from gncli.tensors.hdf5_opened import Dataset, filters_of
 
 _PLACEHOLDER = b"\0"  # no chunk that a filter could decode
 
@@ -38,7 +37,7 @@ class Released:
     `blank` there, a filtered chunk of fill values.
     """
 
-    def __init__(self, dataset: h5py.Dataset, blank: Callable[[], bytes]) -> None:
+    def __init__(self, dataset: Dataset, blank: Callable[[], bytes]) -> None:
         self._grid = Grid(dataset.shape, dataset.chunks)
         self._blank = cache(blank)  # made when it is needed
         self._is_placeholder = np.zeros(self._grid.counts, bool)
@@ -53,7 +52,7 @@ class Released:
             dataset.id.write_direct_chunk(start, _PLACEHOLDER)
             self._is_placeholder[number] = True
 
-    def prepare(self, dataset: h5py.Dataset, offset: Place, extent: Place) -> None:
+    def prepare(self, dataset: Dataset, offset: Place, extent: Place) -> None:
         """Make HDF5 able to write that box of the dataset."""
         box = list(zip(offset, extent, self._grid.chunks, strict=True))
         for number in product(*(range(o // c, -(-(o + e) // c)) for o, e, c in box)):
@@ -64,7 +63,7 @@ class Released:
             self._is_placeholder[number] = False
 
 
-def release(dataset: h5py.Dataset) -> Released | None:
+def release(dataset: Dataset) -> Released | None:
     """Free the space of the chunks, whose values are lost; None where nothing is done.
 
     That is where new chunks are as large as old ones, and where no chunk of fill values can be made. The
@@ -74,16 +73,15 @@ def release(dataset: h5py.Dataset) -> Released | None:
     if dataset.chunks is None or not changes_size(dataset):
         return None
     values = np.broadcast_to(np.asarray(dataset.fillvalue, dataset.dtype), dataset.chunks)
-    if pipeline := Pipeline.of(dataset.id.get_create_plist()):
+    if pipeline := Pipeline.of(dataset):
         return Released(dataset, partial(_by_pipeline, values, pipeline))
-    with closing(dataset.id.get_create_plist()) as settings:
-        if all(code in (DEFLATE, SHUFFLE, FLETCHER32) for code, *_ in filters_of(settings)):
-            return None  # with settings that HDF5 cannot write by: it would not survive the attempt
+    if all(each.code in (DEFLATE, SHUFFLE, FLETCHER32) for each in dataset.storage.filters):
+        return None  # with settings that HDF5 cannot write by: it would not survive the attempt
     blank = _by_hdf5(values, dataset)
     return Released(dataset, lambda: blank) if blank else None
 
 
-def free(dataset: h5py.Dataset) -> None:
+def free(dataset: Dataset) -> None:
     """Free the space of the chunks of a dataset that will be deleted, before another one takes its place."""
     if dataset.chunks is not None and changes_size(dataset):
         Released(dataset, bytes)
@@ -93,12 +91,13 @@ def _by_pipeline(values: NDArray[Any], pipeline: Pipeline) -> bytes:
     return bytes(pipeline.encode(np.ascontiguousarray(values).reshape(-1).view(np.uint8)))
 
 
-def _by_hdf5(values: NDArray[Any], dataset: h5py.Dataset) -> bytes | None:
+def _by_hdf5(values: NDArray[Any], dataset: Dataset) -> bytes | None:
     """Made in a file in memory; None where a filter adapts itself to that file."""
     space, kind = h5py.h5s.create_simple(dataset.chunks), h5py.h5t.py_create(dataset.dtype)
     with h5py.File("blank", "w", driver="core", backing_store=False) as file:
         chunk = h5py.h5d.create(file.id, b"x", kind, space, settings_like(dataset))
-        if filters_of(chunk.get_create_plist()) != filters_of(dataset.id.get_create_plist()):
+        made = filters_of(chunk.get_create_plist())
+        if [each[:3] for each in made] != [each[:3] for each in dataset.storage.filters]:
             return None
         chunk.write(space, space, np.ascontiguousarray(values))
         chunk.flush()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any, NamedTuple
 
 import h5py
-import numpy as np
 
 from gncli.errors import AddressError, FormatError
 from gncli.tensors import kept
 from gncli.tensors.address import identity
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
+from gncli.tensors.hdf5_opened import Dataset, ReadFile
 from gncli.words import as_size
 
 MOST_LEVELS = 32  # of virtual datasets that are made of virtual datasets
@@ -26,52 +25,6 @@ PERMIT = "--allow-external permits it"
 
 while h5py.h5pl.size():  # HDF5 would load filters, as machine code, from wherever the environment says
     h5py.h5pl.remove(0)
-
-
-class ReadFile(h5py.File):  # type: ignore[misc]  # h5py has no types
-    """An HDF5 file that is open for reading, perhaps for several readers one after another.
-
-    Closing it closes what `lookup` opened in other files, too.
-    """
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path, "r")
-        self.foreign: list[Any] = []
-
-    def close(self) -> None:
-        """Close the file, unless it is kept open for others, and then every object of it.
-
-        An exception that still holds one of them does no harm then.
-        """
-        for thing in self.foreign:
-            thing.close()
-        self.foreign.clear()
-        if not kept.give_back(self):
-            super().close()
-
-
-class Dataset(h5py.Dataset):  # type: ignore[misc]  # h5py has no types
-    """A dataset that keeps no property list open.
-
-    h5py's own does, as long as it lives, and libhdf5 crashes at exit where that of a virtual one is open.
-    """
-
-    @property
-    def chunks(self) -> tuple[int, ...] | None:
-        """The shape of a chunk; None where the layout is another."""
-        with closing(self.id.get_create_plist()) as settings:
-            if settings.get_layout() != h5py.h5d.CHUNKED:
-                return None
-            shape: tuple[int, ...] = settings.get_chunk()
-            return shape
-
-    @property
-    def fillvalue(self) -> Any:
-        """What stands for elements that were never written; 0 by default."""
-        value = np.zeros(1, self.dtype)
-        with closing(self.id.get_create_plist()) as settings:
-            settings.get_fill_value(value)
-        return value[0]
 
 
 def open_file(path: str, shown: str | None = None) -> ReadFile:
@@ -190,17 +143,16 @@ def _require_own(
     dataset: h5py.Dataset, address: str, external: bool, within: list[Any], seen: set[tuple[int, int]]
 ) -> None:
     """As `require_own`, of a source of the datasets `within`. Those in `seen` have been looked at."""
-    with closing(dataset.id.get_create_plist()) as settings:
-        pieces = [settings.get_external(index) for index in range(settings.get_external_count())]
-        sources = _sources(settings) if settings.get_layout() == h5py.h5d.VIRTUAL else []
-    for name, offset, size in pieces:
+    for name, offset, size in dataset.storage.files:
         where = os.fsdecode(name)
         if not external:
             raise AddressError(f"keeps its values in another file, {where!r}; {PERMIT}", address=address)
         path = _beside(dataset, where)
         if path is None or (size < 2**63 and os.path.getsize(path) < offset + size):
             raise AddressError(f"keeps its values in {where!r}, which is missing or short", address=address)
-    if sources and dataset in within:
+    if dataset.storage.layout != h5py.h5d.VIRTUAL:
+        return
+    if dataset in within:
         raise FormatError("is a virtual dataset made of itself", address=address)
     if len(within) > MOST_LEVELS:
         message = f"is a virtual dataset of virtual ones, on more than {MOST_LEVELS} levels"
@@ -208,7 +160,7 @@ def _require_own(
     if object_of(dataset) in seen:
         return
     seen.add(object_of(dataset))
-    for source in sources:
+    for source in _sources(dataset):
         if source.file == ".":
             _require_source(dataset.file, source, address, external, [*within, dataset], seen)
             continue
@@ -227,12 +179,13 @@ class _VirtualSource(NamedTuple):
     name: str
 
 
-def _sources(settings: Any) -> list[_VirtualSource]:
+def _sources(dataset: Dataset) -> list[_VirtualSource]:
     """Return each file and dataset that a virtual dataset names, the first of those that are numbered."""
-    pairs = dict.fromkeys(
-        (_text(settings.get_virtual_filename, index), _text(settings.get_virtual_dsetname, index))
-        for index in range(settings.get_virtual_count())
-    )
+    with closing(dataset.id.get_create_plist()) as settings:
+        pairs = dict.fromkeys(
+            (_text(settings.get_virtual_filename, index), _text(settings.get_virtual_dsetname, index))
+            for index in range(settings.get_virtual_count())
+        )
     return [_VirtualSource(*(text.replace("%b", "0").replace("%%", "%") for text in pair)) for pair in pairs]
 
 
@@ -272,7 +225,7 @@ def _beside(dataset: h5py.Dataset, path: str) -> str | None:
 
 def require_stored(dataset: h5py.Dataset, address: str) -> None:
     """Raise FormatError where the file is too small for what the dataset declares to hold."""
-    declared = math.prod(dataset.shape) * dataset.id.get_type().get_size()
+    declared = dataset.declared_bytes
     if declared <= WORTH_A_DOUBT:
         return
     stored = _stored(dataset, set())
@@ -295,17 +248,14 @@ def _stored(dataset: h5py.Dataset, seen: set[tuple[int, int]]) -> int:
     if object_of(dataset) in seen:
         return 0
     seen.add(object_of(dataset))
-    with closing(dataset.id.get_create_plist()) as settings:
-        outside, layout = settings.get_external_count() > 0, settings.get_layout()
-        sources = _sources(settings) if layout == h5py.h5d.VIRTUAL else []
-    if outside:
-        declared: int = math.prod(dataset.shape) * dataset.id.get_type().get_size()
-        return declared  # require_own has looked
-    if layout != h5py.h5d.VIRTUAL:
+    if dataset.storage.files:
+        declared: int = dataset.declared_bytes  # require_own has looked
+        return declared
+    if dataset.storage.layout != h5py.h5d.VIRTUAL:
         size: int = dataset.id.get_storage_size()
         return min(size, os.path.getsize(dataset.file.filename))
     total = 0
-    for source in sources:
+    for source in _sources(dataset):
         if source.file == ".":
             total += _stored(lookup(dataset.file, source.name, external=True), seen)
         elif path := _beside(dataset, source.file):

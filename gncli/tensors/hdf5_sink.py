@@ -30,6 +30,7 @@ from gncli.tensors.hdf5_datasets import (
 )
 from gncli.tensors.hdf5_grid import hyperslabs
 from gncli.tensors.hdf5_matlab import is_matlab, mark_variable
+from gncli.tensors.hdf5_opened import Dataset, attribute_names
 from gncli.tensors.hdf5_output import Hdf5Output
 from gncli.tensors.hdf5_part import Hdf5Part
 from gncli.tensors.hdf5_places import places
@@ -160,25 +161,27 @@ class Hdf5Sink(Hdf5Part):
         in_memory, in_file = select(self._dataset, offset, values.shape)
         self._dataset.id.write(in_memory, in_file, np.ascontiguousarray(values).reshape(-1))
 
-    def _create(self, file: h5py.File, name: str, source: Source, force: bool) -> tuple[h5py.Dataset, bool]:
+    def _create(self, file: h5py.File, name: str, source: Source, force: bool) -> tuple[Dataset, bool]:
         """The dataset to be written, and whether it is a new one."""
         old = None
         if isinstance(source, Hdf5Source):
             at_home = source.home == source.path and self._output.is_copy_of(source.path)
             # A copy has the same links, which were followed one by one in the source.
-            old = h5py.Dataset(h5py.h5d.open(file.id, encoded(source.name))) if at_home else source.dataset
+            old = source.dataset
+            if at_home:
+                old = Dataset.of_copy(h5py.h5d.open(file.id, encoded(source.name)), old)
             if at_home and name == source.name:
                 self._require_force(force or not self._output.adding)
                 return self._in_place(file, old)
         stands = standing(file, name, self.address)
         self._require_force(force or not stands)
-        if isinstance(stands, h5py.Dataset) and self._output.replacements.leads_to(stands):
+        if isinstance(stands, Dataset) and self._output.replacements.leads_to(stands):
             dataset = self._make(file, old)
             self._output.replacements.replace(stands, dataset)
             return dataset, True
         if stands:
             del file[link_name(name)]
-        if isinstance(stands, h5py.Dataset):
+        if isinstance(stands, Dataset):
             stands.id.close()  # HDF5 frees its space now, which is used again
         file[link_name(name)] = dataset = self._make(file, old)
         return dataset, True
@@ -188,7 +191,7 @@ class Hdf5Sink(Hdf5Part):
             where = "exists" if self._output.adding else "is in the input file already"
             raise OutputError(f"{where}; use --force to overwrite it", address=self.address)
 
-    def _make(self, file: h5py.File, old: h5py.Dataset | None) -> h5py.Dataset:
+    def _make(self, file: h5py.File, old: Dataset | None) -> Dataset:
         if old is None:
             dataset = create(file, space_of(self._shape), self._dtype, contiguous())
             if is_matlab(self._output.path):
@@ -196,13 +199,15 @@ class Hdf5Sink(Hdf5Part):
             return dataset
         return like(file, old, self._dtype)
 
-    def _in_place(self, file: h5py.File, old: h5py.Dataset) -> tuple[h5py.Dataset, bool]:
+    def _in_place(self, file: h5py.File, old: Dataset) -> tuple[Dataset, bool]:
         """The dataset of the copy that the source is of the input, or one that replaces it."""
         if can_hold(old, self._dtype):
             self._released = release(old)
-            name = h5py.h5i.get_name(old.id)
-            old.id.close()  # see `release`
-            return h5py.Dataset(h5py.h5d.open(file.id, name)), False
+            if self._released:
+                name = h5py.h5i.get_name(old.id)
+                old.id.close()  # see `release`
+                old = Dataset(h5py.h5d.open(file.id, name))
+            return old, False
         free(old)  # before a new one takes space behind it
         dataset = self._make(file, old)
         self._output.replacements.replace(old, dataset)
@@ -303,12 +308,11 @@ def _own_name(source: Source) -> str:
 def _describe(dataset: h5py.Dataset, attributes: Mapping[str, object]) -> None:
     """Set these attributes, with `PREFIX` before each name. None removes one that an earlier run left."""
     named = {key if key.startswith(PREFIX) else PREFIX + key: value for key, value in attributes.items()}
-    if h5py.h5a.get_num_attrs(dataset.id):
-        for name in [name for name in named if name in dataset.attrs]:
-            if named[name] is not None and _has(dataset, name, named[name]):
-                del named[name]  # each new string would leave a gap of 4 kB where it was
-            else:
-                del dataset.attrs[name]
+    for name in named.keys() & attribute_names(dataset):
+        if named[name] is not None and _has(dataset, name, named[name]):
+            del named[name]  # each new string would leave a gap of 4 kB where it was
+        else:
+            del dataset.attrs[name]
     write_attributes(dataset, {name: value for name, value in named.items() if value is not None})
 
 

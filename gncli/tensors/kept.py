@@ -42,6 +42,11 @@ def keep_open() -> Iterator[None]:
                 _drop(list(_kept))
 
 
+def is_kept(path: str) -> bool:
+    """Whether a file that was opened at `path` is open still. Another one may be there by now."""
+    return any(kept.path == path for kept in _kept)
+
+
 def borrow(path: str) -> Any:
     """The open file at `path`, to be given back; None where it is to be opened, and `keep` to be told."""
     if not _scopes:
