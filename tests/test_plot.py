@@ -38,7 +38,8 @@ def drawn(path: str) -> Array:
     pixels: Any = matplotlib.image.imread(path)
     assert pixels.shape[0] > 300
     assert pixels.shape[1] > 300
-    assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 20
+    colours = np.ascontiguousarray(pixels * 255, np.uint8).view(np.uint32)  # a number each
+    assert len(np.unique(colours)) > 20
     return np.asarray(pixels)
 
 

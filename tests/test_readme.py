@@ -99,7 +99,7 @@ def test_setup_lines(folder: Path) -> None:
     first, second = SETUP
     assert "\n" not in first + second
     assert f"<!-- test -->\n```sh\n{second}\n```" in README
-    assert second.endswith(".venv/bin/python -m pytest")
+    assert second.endswith(".venv/bin/python -m pytest -n auto")
     assert first.endswith("&& .venv/bin/gn normalize sample_data/activations.npy --groups 4 --force")
     shown = run([installed(first)] * 2, folder)  # it may be pasted again
     assert all(text.endswith("\n\nwrote sample_data/activations.gn.npy\n") for text in shown)
