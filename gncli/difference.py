@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import frexp, inf, ldexp
-from typing import Any, TypeAlias
+from math import frexp, inf, ldexp, nan
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,31 +113,41 @@ def _whole(ulp: float) -> int | None:
 
 def differences(a: Floats, b: Floats, start: int, tolerance: Tolerance) -> Differences:
     """Compare two 1-D arrays of numbers, of one length; `start` is the place of their first elements."""
-    if same_bits(a, b):
-        finite = np.isfinite(a)
-        if finite.all() or not (tolerance.nan_differ and np.isnan(a).any()):
-            count = int(np.count_nonzero(finite))
-            top = float(np.abs(a[finite].astype(_wide(a))).max(initial=0.0))
-            return Differences(a.size, count, sizes=Sizes.zeros(count), largest_a=top, largest_b=top)
+    if not a.size:
+        return Differences()
     with np.errstate(all="ignore"):
-        return _differences(a, b, start, tolerance)
+        wide = _widest(a, b)
+        largest = _largest(a, wide), _largest(b, wide)
+        if np.isfinite(largest).all():
+            return _of_finite(a, b, largest, start, tolerance)
+        return _of_any(a, b, start, tolerance)
 
 
-def same_bits(a: Floats, b: Floats) -> bool:
-    bits = f"u{min(a.dtype.itemsize, 8)}"
-    return a.dtype == b.dtype and bool(np.array_equal(a.view(bits), b.view(bits)))
+def _largest(values: Floats, wide: np.dtype[Any]) -> float:
+    """The largest magnitude, of complex numbers as `wide`; infinity or NaN if not all values are finite."""
+    if values.dtype.kind == "c":
+        if not np.isfinite(values).all():
+            return nan
+        return float(np.abs(values.astype(wide)).max())
+    if values.dtype == np.float16:  # whose comparisons are slow
+        values = values.astype(np.float32)
+    return max(abs(float(values.min())), abs(float(values.max())))
 
 
-def _differences(a: Floats, b: Floats, start: int, tolerance: Tolerance) -> Differences:
+def _of_any(a: Floats, b: Floats, start: int, tolerance: Tolerance) -> Differences:
+    """Compare numbers that are not all finite."""
     x, y = widened(a, b)
     finite = np.isfinite(x) & np.isfinite(y)
-    if finite.all():
-        return _of_finite(a, b, x, y, start, tolerance)
     odd = ~finite & (x != y)
     if not tolerance.nan_differ:
         odd &= ~(np.isnan(x) & np.isnan(y))
     places = np.flatnonzero(finite)
-    found = _of_finite(a[finite], b[finite], x[finite], y[finite], 0, tolerance)
+    found = Differences()
+    if places.size:
+        a_there, b_there = a[places], b[places]
+        wide = _widest(a, b)
+        largest = _largest(a_there, wide), _largest(b_there, wide)
+        found = _of_finite(a_there, b_there, largest, 0, tolerance)
     worst = int(np.argmax(odd)) if odd.any() else int(places[found.worst]) if found.worst >= 0 else -1
     count = int(np.count_nonzero(odd))
     return replace(
@@ -151,43 +161,102 @@ def _differences(a: Floats, b: Floats, start: int, tolerance: Tolerance) -> Diff
     )
 
 
-def _of_finite(a: Floats, b: Floats, x: Floats, y: Floats, start: int, tolerance: Tolerance) -> Differences:
-    """Compare finite numbers; x and y are a and b `widened`."""
-    if not a.size:
-        return Differences()
-    rtol, atol, max_ulp = tolerance.rtol, tolerance.atol, tolerance.max_ulp
-    off, size, ulp = np.abs(x - y), np.abs(y), ulps(a, b, x, y)
-    differs = off > 0
-    close = ~differs if rtol == atol == 0 else off <= atol + rtol * size
-    near = ~differs if max_ulp is None else ulp <= max_ulp
-    vast = np.isinf(off)
-    if any_vast := bool(vast.any()):
-        close[vast] = _within(x[vast], y[vast], rtol, atol)
-        near = near | (vast & _within(x, y, rtol, 0.0))  # which needs no atol
-    most, worst = float(off.max()), int(np.argmax(off))
-    most_ulp = _exact(ulp)
-    nonzero = size > 0
-    everywhere = bool(nonzero.all())
-    relative = off / size if everywhere else off[nonzero] / size[nonzero]
-    lacks = ~(close | near)
+def _of_finite(
+    a: Floats, b: Floats, largest: tuple[float, float], start: int, tolerance: Tolerance
+) -> Differences:
+    """Compare finite numbers; `largest` are the largest magnitudes of both.
+
+    Equal pairs only count. Where they are many, the others are measured by themselves.
+    """
+    whole = Differences(a.size, a.size, largest_a=largest[0], largest_b=largest[1])
+    apart = _apart(a, b)
+    count = int(np.count_nonzero(apart))
+    if count == 0:
+        return replace(whole, sizes=Sizes.zeros(a.size))
+    if count > a.size // 2:
+        found = _measured(a, b, tolerance)
+        worst = found.worst
+    else:
+        places = np.flatnonzero(apart)
+        found = _measured(a[places], b[places], tolerance)
+        worst = int(places[found.worst]) if found.worst >= 0 else -1
+    return replace(
+        found,
+        count=a.size,
+        finite=a.size,
+        sizes=found.sizes + Sizes.zeros(a.size - found.count),
+        largest_a=largest[0],
+        largest_b=largest[1],
+        worst=start + worst if worst >= 0 else -1,
+    )
+
+
+def _apart(a: Floats, b: Floats) -> Flags:
+    """Which pairs of finite numbers differ. An 0 and a -0 may count as such."""
+    if a.dtype != b.dtype:
+        a, b = widened(a, b)  # exactly: numpy would compare 64-bit integers with floats as float64
+    elif a.itemsize <= 8:
+        a, b = (array.view(f"u{array.itemsize}") for array in (a, b))
+    apart: Flags = a != b
+    return apart
+
+
+def _measured(a: Floats, b: Floats, tolerance: Tolerance) -> Differences:
+    """Compare finite numbers, of which there is one at least. The largest magnitudes are left out."""
+    x, y = widened(a, b)
+    off, size = np.abs(x - y), np.abs(y)
+    ulp = off if narrower(a.dtype, b.dtype) is None else ulps(a, b, x, y)
+    worst = int(np.argmax(off))
+    most, most_ulp = float(off[worst]), _exact(ulp)
+    vast = np.isinf(off) if most == inf else None
+    zero = size == 0 if size.min() == 0 else None
+    relative = off / size
+    if zero is not None:
+        relative[zero] = 0.0
+    passing = _passing(x, y, off, size, ulp, vast, tolerance)
     return Differences(
         count=a.size,
         finite=a.size,
-        differing=int(np.count_nonzero(lacks)),
-        vast=int(np.count_nonzero(vast)),
-        off_zero=0 if everywhere else int(np.count_nonzero(differs & ~nonzero)),
-        total_abs=exact_sum(off[~vast] if any_vast else off),
+        differing=passing.lacking,
+        vast=0 if vast is None else int(np.count_nonzero(vast)),
+        off_zero=0 if zero is None else int(np.count_nonzero(off[zero])),
+        total_abs=exact_sum(off if vast is None else off[~vast]),
         sizes=Sizes.of(ulp),
         max_abs=most,
-        max_rel=float(relative.max(initial=0.0)),
+        max_rel=float(relative.max()),
         max_ulp=most_ulp,
-        passing_atol=_at_least(off[~near]) if rtol == 0 else _least_atol(off[~near], size[~near], rtol),
-        passing_ulp=_exact(ulp[~close]) if rtol or atol else most_ulp,
-        largest_a=float(np.abs(x).max()),
-        largest_b=float(size.max()),
-        worst=start + worst if most > 0 else -1,
+        passing_atol=passing.atol,
+        passing_ulp=passing.ulp,
+        worst=worst if most > 0 else -1,
         worst_a=a[worst].item(),
         worst_b=b[worst].item(),
+    )
+
+
+class _Passing(NamedTuple):
+    """How many pairs a tolerance lacks, and the least of each kind that would do beside the others."""
+
+    lacking: int
+    atol: float
+    ulp: float
+
+
+def _passing(
+    x: Floats, y: Floats, off: Floats, size: Floats, ulp: Floats, vast: Flags | None, tolerance: Tolerance
+) -> _Passing:
+    rtol, atol, max_ulp = tolerance.rtol, tolerance.atol, tolerance.max_ulp
+    differs = off > 0
+    if rtol == atol == 0 and max_ulp is None:
+        return _Passing(int(np.count_nonzero(differs)), _at_least(off), _exact(ulp))
+    close = ~differs if rtol == atol == 0 else off <= atol + rtol * size
+    near = ~differs if max_ulp is None else ulp <= max_ulp
+    if vast is not None:
+        close[vast] = _within(x[vast], y[vast], rtol, atol)
+        near = near | (vast & _within(x, y, rtol, 0.0))  # which needs no atol
+    return _Passing(
+        int(np.count_nonzero(~(close | near))),
+        _at_least(off[~near]) if rtol == 0 else _least_atol(off[~near], size[~near], rtol),
+        _exact(ulp[~close]) if rtol or atol else _exact(ulp),
     )
 
 
@@ -218,8 +287,12 @@ def _least_atol(off: Floats, size: Floats, rtol: float) -> float:
 
 def widened(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Both in a type that holds either; integers of 64 bits need more than float64."""
-    wide = np.promote_types(_wide(a), _wide(b))
+    wide = _widest(a, b)
     return a.astype(wide), b.astype(wide)
+
+
+def _widest(a: Floats, b: Floats) -> np.dtype[Any]:
+    return np.promote_types(_wide(a), _wide(b))
 
 
 def _wide(array: Floats) -> np.dtype[Any]:
@@ -264,22 +337,19 @@ def ulps(a: Floats, b: Floats, x: Floats, y: Floats) -> Floats:
     if x.dtype.kind == "c":
         return np.maximum(ulps(a.real, b.real, x.real, y.real), ulps(a.imag, b.imag, x.imag, y.imag))
     places_a, places_b = (_places(np.ascontiguousarray(v, dtype)) for v in (a, b))
-    apart = places_a - places_b
-    if dtype.itemsize < 8:
-        distance: Floats = np.abs(apart).astype(np.float64)
-    else:  # a difference may be beyond int64
-        sign = -(places_a < places_b).astype(np.int64)
-        distance = ((apart ^ sign) - sign).view(np.uint64).astype(np.float64)
+    upper, lower = np.maximum(places_a, places_b), np.minimum(places_a, places_b)
+    # The difference may be beyond the signed type, but not beyond the unsigned one.
+    distance: Floats = np.subtract(upper, lower, out=upper).view(f"u{dtype.itemsize}").astype(np.float64)
     if a.dtype.itemsize != dtype.itemsize or b.dtype.itemsize != dtype.itemsize:
         beyond = (np.isinf(a.astype(dtype)) | np.isinf(b.astype(dtype))) & (x != y)
         distance[beyond] = inf
     return distance
 
 
-def _places(values: Floats) -> NDArray[np.int64]:
-    """The place of each float in the order of its type, -0 and 0 at 0. Differences may wrap to uint64."""
+def _places(values: Floats) -> NDArray[Any]:
+    """The place of each float in the order of its type, -0 and 0 at 0, in the integers of its size."""
     bits = values.view(f"i{values.dtype.itemsize}")
     sign = bits >> (8 * values.dtype.itemsize - 1)  # 0, or -1; without a branch, which costs more
-    magnitude = np.iinfo(bits.dtype).max
-    places: NDArray[np.int64] = ((bits ^ (sign & magnitude)) - sign).astype(np.int64)
-    return places
+    places = sign & np.iinfo(bits.dtype).max
+    np.bitwise_xor(bits, places, out=places)
+    return np.subtract(places, sign, out=places)

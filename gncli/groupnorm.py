@@ -20,6 +20,7 @@ from gncli import kernel, pairs
 from gncli.deviations import deviations
 from gncli.doubledouble import Pair
 from gncli.layout import Box
+from gncli.masks import mask_of, put
 from gncli.measure import Left, measure
 from gncli.moments import Floats, Moments
 from gncli.norm import Norm, channels, scale_of
@@ -288,8 +289,7 @@ def _apply_twofold(tile: _Tile, scratch: Scratch) -> None:
     pairs.scale(part, work, by, head, rest, None if beta is None else form.lay(beta), out)
     if not tile.whole:
         values = form.load(tile.source, scratch.work)
-        gone = ~np.isfinite(values)
-        out[gone] = (values * form.lay(scale[0]))[gone]
+        put(out, mask_of(~np.isfinite(values), out.dtype), values * form.lay(scale[0]))
     if own is None:
         _store(form, scratch.spare, tile.sink, defined=defined)
 

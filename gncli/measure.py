@@ -19,6 +19,7 @@ from gncli import kernel, pairs
 from gncli.deviations import EXACT, deviations, exact_extremes, is_long, load, values_of
 from gncli.doubledouble import Number, Pair
 from gncli.dtypes import last_place
+from gncli.masks import mask_of, put
 from gncli.moments import Floats, Moments
 from gncli.scratch import Scratch
 from gncli.tile import Form
@@ -216,9 +217,12 @@ def _measure_any(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool
     finite = np.isfinite(work)
     kept = form.reduce(np.add, finite.astype(np.float64))
     nan = form.reduce(np.add, np.isnan(work).astype(np.float64))
-    least = form.reduce(np.minimum, np.where(finite, work, np.inf))
-    most = form.reduce(np.maximum, np.where(finite, work, -np.inf))
-    work[~finite] = 0.0
+    mask, extreme = mask_of(~finite, work.dtype), work.copy()
+    put(extreme, mask, np.inf)
+    least = form.reduce(np.minimum, extreme)
+    put(extreme, mask, -np.inf)
+    most = form.reduce(np.maximum, extreme)
+    put(work, mask, 0.0)
     largest = form.where(kept > 0, form.larger(most, -least), 0.0)
     unit = form.where(largest >= HUGE, 1 / UNIT, form.where((largest <= TINY) & (largest > 0), UNIT, 1.0))
     np.multiply(work, form.lay_cells(unit), out=work)
@@ -226,7 +230,7 @@ def _measure_any(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool
     mean = _divide(total, form.larger(kept, 1.0), twofold)
     mean = _settle(form, mean, least * unit, most * unit)
     np.subtract(work, form.lay_cells(mean[0]), out=work)
-    work[~finite] = 0.0
+    put(work, mask, 0.0)
     squares = form.about(form.dot(work, work, scratch.part), mean[1], kept)
     moments = Moments(form.count, mean, squares, least, most, nan, form.count - kept - nan, unit)
     return _measure_twofold(form, tile, scratch, moments) if twofold else (moments, Left.NOTHING)
@@ -239,8 +243,9 @@ def _measure_twofold(
     left = Left.PAIRS
     if form.any(moments.finite < form.count):
         left = Left.NOTHING
-        gone = ~np.isfinite(work)
-        work[gone] = part[gone] = 0.0
+        mask = mask_of(~np.isfinite(work), work.dtype)
+        put(work, mask, 0.0)
+        put(part, mask, 0.0)
     head, terms = form.view(scratch.spare), form.view(scratch.extra)
     pairs.square(part, work, form.lay_cells(grid.square), head, terms)
     rest = form.total(terms)

@@ -7,18 +7,17 @@ A missing element of a decoded dataset is the positive NaN, any other NaN has it
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gncli.masks import Flags
 from gncli.measure import Left, measure
-from gncli.moments import NOTHING, Moments, merge, pool, stack
+from gncli.moments import NOTHING, Moments, join, merge, stack
 from gncli.scratch import Scratch
 from gncli.tensors import Source, decoding_of
 from gncli.tile import Form, Row
-
-Flags: TypeAlias = NDArray[np.bool_]
 
 _LARGE_CELL = 2048  # elements: of smaller ones there may be many, which are measured all at once
 _SPLIT = 16384  # elements: longer runs are worth a second call, so that the first takes compiled passes
@@ -62,15 +61,26 @@ def measure_present(
         values, absent = (array[:, first, :, second].reshape(-1) for array in (tile, missing))
         # By index: with a mask, numpy takes four times as long where missing values are here and there.
         cells.append(_measure_run(values.take(np.flatnonzero(~absent)), scratch, twofold))
-    return stack(cells).map(lambda values: form.pick(values.reshape(form.cells))), Left.NOTHING
+    return _merge_each(cells).map(lambda values: form.pick(values.reshape(form.cells))), Left.NOTHING
 
 
-def _measure_run(values: NDArray[Any], scratch: Scratch, twofold: bool) -> Moments:
-    """Moments of values of one cell, 1-D."""
+def _measure_run(values: NDArray[Any], scratch: Scratch, twofold: bool) -> list[Moments]:
+    """Moments of values of one cell, 1-D: of one part or of two."""
     whole = values.size - values.size % Run.CHUNK if values.size >= _SPLIT else 0
     runs = [run for run in (values[:whole], values[whole:]) if run.size]
     parts = [measure(_form(run.size), run.reshape(1, 1, 1, 1, -1), scratch, twofold)[0] for run in runs]
-    return merge(pool(parts)) if parts else NOTHING
+    return parts or [NOTHING]
+
+
+def _merge_each(cells: list[list[Moments]]) -> Moments:
+    """Merge the parts of each cell; of all cells at once, since a merge takes as long for one."""
+    one = [at for at, parts in enumerate(cells) if len(parts) == 1]
+    two = [at for at, parts in enumerate(cells) if len(parts) == 2]
+    found = [stack([cells[at][0] for at in one])] if one else []
+    if two:
+        found.append(merge(stack([stack([cells[at][part] for at in two]) for part in (0, 1)])))
+    order = np.argsort(one + two)
+    return join(found, axis=0).map(lambda values: values[order])
 
 
 class Run(Row):

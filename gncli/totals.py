@@ -21,19 +21,20 @@ def exact_sum(values: NDArray[Any]) -> int:
     Sums by extraction (Rump, Ogita and Oishi 2008): each round adds the leading bits of all values, so
     few that float64 makes no error, until nothing is left of them.
     """
-    left = values.astype(np.float64)
+    left = values.astype(np.float64, copy=False)
     total = 0
     if values.dtype == np.longdouble:  # of 64 bits: two float64 hold each
         total = exact_sum((values - left).astype(np.float64))
     room = len(values).bit_length()
-    while top := float(np.abs(left).max(initial=0.0)):
+    while top := max(float(left.max(initial=0.0)), -float(left.min(initial=0.0))):
         exponent = frexp(top)[1] + room
         if exponent > 1000:  # where the anchor would overflow
             return total + sum(_units(value) for value in left.tolist())
         anchor = 1.5 * 2.0**exponent
-        leading = (left + anchor) - anchor
+        leading = left + anchor
+        np.subtract(leading, anchor, out=leading)
         total += _units(float(leading.sum()))
-        left -= leading
+        left = np.subtract(left, leading, out=leading)
     return total
 
 
@@ -59,8 +60,11 @@ class Sizes:
     @classmethod
     def of(cls, numbers: NDArray[Any]) -> Sizes:
         """Count `numbers`: whole ones from 0 to 2**64, and infinity, as floats."""
-        numbers = np.minimum(np.asarray(numbers, np.float64), _MOST)
-        places = numbers.astype(np.int64) if numbers.max(initial=0.0) < 2 * _FEW else _places(numbers)
+        numbers = np.asarray(numbers, np.float64)
+        top = numbers.max(initial=0.0)
+        if top > _MOST:
+            numbers = np.minimum(numbers, _MOST)
+        places = numbers.astype(np.int64) if top < 2 * _FEW else _places(numbers)
         return cls(np.bincount(places).astype(np.int64))
 
     @classmethod

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gncli.masks import mask_of, put
 from gncli.words import DECODED
 
 ATTRIBUTES = DECODED[:-1]  # all but netCDF's own fill value, which has none
@@ -128,7 +129,7 @@ class Decoding:
         if self._may_hold_nan:
             out[np.flatnonzero(np.isnan(out))] = -np.nan
         if missing is not None:
-            out[np.flatnonzero(missing)] = np.nan  # by index: copyto, where missing, takes longer
+            put(out, mask_of(missing, out.dtype), np.nan)
 
     @cached_property
     def _may_hold_nan(self) -> bool:

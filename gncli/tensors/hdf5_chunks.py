@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import h5py
@@ -17,76 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gncli.errors import FormatError
-from gncli.layout import Run
+from gncli.layout import Box, Run
+from gncli.tensors.hdf5_batches import BatchReader
 from gncli.tensors.hdf5_filters import Pipeline, UndecodableError, scratch
-from gncli.tensors.hdf5_grid import Grid, Piece, Place
+from gncli.tensors.hdf5_grid import Grid, Piece, Place, hyperslabs
 from gncli.tensors.hdf5_opened import Dataset
 from gncli.tensors.hdf5_places import is_plain, read_at, user_block
+from gncli.tensors.hdf5_table import Coding, Raw, Table
 
 _SMALLEST = 1 << 14  # bytes of a chunk to write: for less, Python takes longer than HDF5
 _MOST_CHUNKS = 1 << 20
-
-
-class Table:
-    """Where each chunk is in the file, and what stands for those that were never written."""
-
-    def __init__(self, dataset: h5py.Dataset, grid: Grid) -> None:
-        self.offsets, self.sizes = np.zeros(grid.counts, np.int64), np.zeros(grid.counts, np.int64)
-        self.masks = np.zeros(grid.counts, np.uint32)
-        self.sound = True
-
-        def note(chunk: Any) -> None:
-            number = grid.number(chunk.chunk_offset)
-            if number is None or chunk.byte_offset + chunk.size > 1 << 60:
-                self.sound = False
-            else:
-                self.offsets[number], self.sizes[number] = chunk.byte_offset, chunk.size
-                self.masks[number] = chunk.filter_mask
-
-        dataset.id.chunk_iter(note)
-
-    def ranges(self) -> list[tuple[int, int]]:
-        """(first byte, byte after the last) of each chunk."""
-        written = self.sizes > 0
-        offsets = self.offsets[written].tolist()
-        return [
-            (start, start + size) for start, size in zip(offsets, self.sizes[written].tolist(), strict=True)
-        ]
-
-    def has_plain_edges(self, grid: Grid, pipeline: Pipeline, nbytes: int) -> bool:
-        """Whether chunks at the edges may be stored unfiltered: a file can ask for it, h5py can't tell."""
-        if not (pipeline.filters and grid.has_partial):
-            return False
-        edges = np.zeros(grid.counts, bool)
-        for axis, (length, chunk) in enumerate(zip(grid.shape, grid.chunks, strict=True)):
-            if length % chunk:
-                edges[(slice(None),) * axis + (-1,)] = True
-        return bool(np.any(edges & ((self.sizes == nbytes) | (self.sizes == 0))))
-
-
-@dataclass(frozen=True)
-class Coding:
-    """How the values of a dataset become chunks in the file, and back."""
-
-    grid: Grid
-    pipeline: Pipeline
-    dtype: np.dtype[Any]
-    fill: Any
-
-    @property
-    def nbytes(self) -> int:
-        return self.grid.size * self.dtype.itemsize
-
-
-@dataclass(frozen=True)
-class Raw(Coding):
-    """A dataset whose chunks can be taken raw."""
-
-    table: Table
-
-    @property
-    def coding(self) -> Coding:
-        return Coding(self.grid, self.pipeline, self.dtype, self.fill)
 
 
 def raw(dataset: Dataset, *, new: bool = False) -> Raw | None:
@@ -112,7 +52,8 @@ def raw(dataset: Dataset, *, new: bool = False) -> Raw | None:
 class ChunkReader:
     """Reads a dataset's chunks by position, and decodes each in the thread that needs it first.
 
-    Chunks that one block has whole are not kept; of others the latest, as many as `most` bytes hold.
+    Chunks that one block has whole are not kept; of others the latest, as many as `most` bytes hold. Small
+    chunks that one block has whole are decoded many at a time.
     """
 
     def __init__(self, raw: Raw, descriptor: int, address: str) -> None:
@@ -120,17 +61,37 @@ class ChunkReader:
         self._descriptor, self._address = descriptor, address
         self._lock = threading.Lock()
         self._kept: dict[Place, Future[NDArray[Any]]] = {}
+        self._batches = BatchReader(raw, descriptor, address)
         self.most = 0
 
     def read(self, runs: Sequence[Run], buffer: NDArray[Any]) -> NDArray[Any]:
-        self._fill(self._grid.pieces(runs), buffer)
-        return buffer[: sum(count for _, count in runs)]
+        done = 0
+        for run in runs:
+            for offset, extent in hyperslabs(run, self._grid.shape):
+                size = math.prod(extent)
+                self.read_box(offset, extent, buffer[done : done + size])
+                done += size
+        return buffer[:done]
 
     def read_box(self, offset: Place, extent: Place, buffer: NDArray[Any]) -> None:
-        self._fill(self._grid.pieces_of_box(offset, extent), buffer)
+        """The elements of a box in C order, in the front of `buffer`."""
+        box = tuple((start, start + length) for start, length in zip(offset, extent, strict=True))
+        numbers = self._grid.numbers(box)
+        whole = self._batches.takes(self._grid.whole_numbers(box))
+        if whole:
+            values = buffer[: math.prod(extent)].reshape(extent)
+            for batch in self._batches.split(whole):
+                if not self._batches.read(batch, box, values):
+                    self._fill(batch, box, buffer)
+        if whole != numbers:
+            self._fill(numbers, box, buffer, whole)
 
-    def _fill(self, pieces: Iterable[Piece], buffer: NDArray[Any]) -> None:
-        for piece in pieces:
+    def _fill(self, numbers: Box, box: Box, buffer: NDArray[Any], done: Box | None = None) -> None:
+        """Read those of the chunks `numbers`, one by one, that are not `done`."""
+        for index in product(*(range(*span) for span in numbers)):
+            if done and all(low <= i < high for i, (low, high) in zip(index, done, strict=True)):
+                continue
+            piece = self._grid.piece(index, box)
             chunk = self._decoded(piece) if piece.whole else self._shared(piece)
             piece.of(buffer)[...] = chunk[piece.in_chunk]
 
@@ -156,7 +117,7 @@ class ChunkReader:
         if size == 0:
             return np.full(self._grid.chunks, self._raw.fill, self._raw.dtype)
         try:
-            if size > 2 * self._raw.nbytes + 4096:
+            if size > self._raw.most_stored:
                 raise UndecodableError
             stored = scratch("stored", size)
             read_at(self._descriptor, stored, offset, self._address)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +116,27 @@ class Pipeline:
             raise UndecodableError
         return np.frombuffer(data, np.uint8)
 
+    def decode_all(self, stored: Sequence[memoryview], size: int) -> Bytes:
+        """Decode small chunks of `size` bytes, none of whose filters was left out, one after another.
+
+        They are unshuffled all together. Perhaps in the thread's scratch. Raises UndecodableError.
+        """
+        filters, word = self.filters, 1
+        if filters and filters[0][0] == SHUFFLE and size % filters[0][1][0] == 0:
+            word, filters = filters[0][1][0], filters[1:]
+        steps = [(_DECODE[code], values) for code, values in reversed(filters)]
+        room = size + 4 * len(self.filters)
+        parts = []
+        for part in stored:
+            data: Any = part
+            for decode, values in steps:
+                data = decode(data, values, room)
+            if len(data) != size:
+                raise UndecodableError
+            parts.append(bytes(data))  # a copy of what is in the scratch
+        joined = b"".join(parts)
+        return unshuffled(joined, word, len(parts)) if word > 1 else np.frombuffer(joined, np.uint8)
+
 
 def changes_size(dataset: Dataset) -> bool:
     """Whether its filters make chunks of different sizes."""
@@ -168,19 +189,25 @@ def shuffled(data: Bytes | bytes, size: int) -> Bytes:
     return out
 
 
-def unshuffled(data: Bytes | bytes, size: int) -> Bytes:
-    """The reverse. In the thread's scratch."""
-    count = len(data) // size if size > 1 else 0
+def unshuffled(data: Bytes | bytes, size: int, chunks: int = 1) -> Bytes:
+    """The reverse, of each of `chunks` of one length. In the thread's scratch.
+
+    Several chunks are to be of whole elements.
+    """
+    count = len(data) // chunks // size if size > 1 and chunks else 0
     out = scratch("unshuffled", len(data))
-    planes = np.frombuffer(data, np.uint8, count * size).reshape(size, count)
-    words = out[: count * size].view(WORD.get(size, np.uint8))
-    for start in range(0, count, _STRIP):
-        strip = words[start : start + _STRIP]
-        strip[...] = planes[-1, start : start + _STRIP]
-        for plane in planes[-2::-1, start : start + _STRIP]:
-            np.left_shift(strip, 8, out=strip)
-            np.bitwise_or(strip, plane, out=strip)
-    out[count * size :] = np.frombuffer(data, np.uint8)[count * size :]
+    planes = np.frombuffer(data, np.uint8, chunks * count * size).reshape(chunks, size, count)
+    words = out[: chunks * count * size].view(WORD.get(size, np.uint8)).reshape(chunks, count)
+    high = max(1, _STRIP // max(count, 1))
+    for first in range(0, chunks, high):
+        for start in range(0, count, _STRIP):
+            strip = words[first : first + high, start : start + _STRIP]
+            lanes = planes[first : first + high, :, start : start + _STRIP]
+            strip[...] = lanes[:, -1]
+            for place in range(size - 2, -1, -1):
+                np.left_shift(strip, 8, out=strip)
+                np.bitwise_or(strip, lanes[:, place], out=strip)
+    out[chunks * count * size :] = np.frombuffer(data, np.uint8)[chunks * count * size :]
     return out
 
 
@@ -191,12 +218,17 @@ def deflated(data: Bytes | bytes, level: int) -> bytes:
     return done
 
 
-def inflated(data: Bytes | bytes, room: int) -> Bytes:
-    """At most `room` bytes, whatever the stream would make of itself. In the thread's scratch."""
-    out = scratch("inflated", room)
+def inflated(data: Bytes | bytes, room: int) -> Bytes | bytes:
+    """At most `room` bytes, whatever the stream would make of itself. If many, in the thread's scratch."""
     stream = LIBRARY.decompressobj()
     done = 0
     try:
+        if room <= 2 * _SLICE:  # one call, and no copy
+            whole: bytes = stream.decompress(data, room + 1)
+            if not stream.eof or len(whole) > room:
+                raise UndecodableError
+            return whole
+        out = scratch("inflated", room)
         for start in range(0, len(data), _SLICE):
             part = stream.decompress(data[start : start + _SLICE], room - done + 1)
             if stream.unconsumed_tail or done + len(part) > room:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from gncli.layout import Run
+from gncli.layout import Box, Run
 
 Place = tuple[int, ...]  # an index on each axis
 
@@ -50,7 +50,7 @@ class Grid:
     def counts(self) -> Place:
         return tuple(-(-length // chunk) for length, chunk in zip(self.shape, self.chunks, strict=True))
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Elements of a chunk, at an edge too: HDF5 stores whole ones."""
         return math.prod(self.chunks)
@@ -80,22 +80,29 @@ class Grid:
     def has_partial(self) -> bool:
         return any(length % chunk for length, chunk in zip(self.shape, self.chunks, strict=True))
 
+    def numbers(self, box: Box) -> Box:
+        """The chunks that a box of elements crosses: their first number and the one after the last."""
+        return tuple((a // c, -(-b // c)) for (a, b), c in zip(box, self.chunks, strict=True))
+
+    def whole_numbers(self, box: Box) -> Box | None:
+        """The chunks that a box of elements has whole, as far as they are within the shape; None if none."""
+        axes = zip(box, self.chunks, self.shape, strict=True)
+        found = tuple((-(-a // c), -(-b // c) if b == length else b // c) for (a, b), c, length in axes)
+        return found if all(low < high for low, high in found) else None
+
     def pieces(self, runs: Sequence[Run]) -> Iterator[Piece]:
         """What the runs have of each chunk that they cross."""
         done = 0
         for run in runs:
             for offset, extent in hyperslabs(run, self.shape):
-                yield from self.pieces_of_box(offset, extent, done)
+                box = tuple((start, start + length) for start, length in zip(offset, extent, strict=True))
+                for index in product(*(range(*span) for span in self.numbers(box))):
+                    yield self.piece(index, box, done)
                 done += math.prod(extent)
 
-    def pieces_of_box(self, offset: Place, extent: Place, done: int = 0) -> Iterator[Piece]:
-        """What a box has of each chunk that it crosses; `done` elements stand before the box's own."""
-        stop = [o + e for o, e in zip(offset, extent, strict=True)]
-        axes = zip(offset, stop, self.chunks, strict=True)
-        for index in product(*(range(o // c, -(-s // c)) for o, s, c in axes)):
-            yield self._piece(index, done, offset, stop)
-
-    def _piece(self, index: Place, done: int, offset: Place, stop: Sequence[int]) -> Piece:
+    def piece(self, index: Place, box: Box, done: int = 0) -> Piece:
+        """What a box has of a chunk; `done` elements stand before the box's own."""
+        offset, stop = [start for start, _ in box], [stop for _, stop in box]
         start = [i * c for i, c in zip(index, self.chunks, strict=True)]
         end = [min(s + c, n) for s, c, n in zip(start, self.chunks, self.shape, strict=True)]
         low = [max(a, o) for a, o in zip(start, offset, strict=True)]

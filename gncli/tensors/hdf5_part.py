@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from gncli.errors import OutputError
 from gncli.layout import Run
-from gncli.tensors.hdf5_chunks import ChunkPacker, Coding
+from gncli.tensors.hdf5_chunks import ChunkPacker
 from gncli.tensors.hdf5_places import Places, write_places
+from gncli.tensors.hdf5_table import Coding
 from gncli.tensors.staging import Joined
 
 
