@@ -17,6 +17,7 @@ from gncli.tensors import address, hdf5_safety
 from gncli.tensors.copying import copy_all_but
 from gncli.tensors.hdf5_errors import translated
 from gncli.tensors.hdf5_matlab import create_mat_file, is_matlab
+from gncli.tensors.hdf5_overlap import require_apart
 from gncli.tensors.hdf5_references import Replacements
 from gncli.tensors.permissions import DEFAULT_MODE
 from gncli.tensors.staging import Staged
@@ -82,6 +83,7 @@ class Hdf5Output:
         self._h5: h5py.File | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._mode = "r+" if origin else "w"
+        self.written: list[str] = []  # the datasets that hold new values
         if adding:
             _require_hdf5(path)
         self.staged = Staged(
@@ -162,9 +164,15 @@ class Hdf5Output:
         """Flush and close, then take the target's name."""
         try:
             self.do(self.path, self.close)
+            if self._origin:
+                self.do(self.path, self._require_apart)
             self.staged.commit()
         finally:
             self.discard()
+
+    def _require_apart(self) -> None:
+        with h5py.File(self._numb, "r") as file:
+            require_apart(file, self.written, self.path)
 
     def discard(self) -> None:
         if self._over:

@@ -136,9 +136,9 @@ def _signed(data: bytes, base: int) -> Iterator[Block]:
             checksum, end = _heap_block(data, start)
         elif kind not in ("TREE", "SNOD", "HEAP", "GCOL"):
             rest = data[start : start + MOST]
-            length = checksummed_length(rest, SHORT) or checksummed_length(rest, MOST)
-            if length is not None:
-                checksum, end = start + length, start + length + 4
+            found = checksummed_length(rest, SHORT) or checksummed_length(rest, MOST)
+            if found is not None:
+                checksum, end = start + found, start + found + 4
         stop = end or min(start + 300, len(data))
         fields = tuple(_fields(STRUCTURES[kind], start + 4, stop if kind == "FHDB" else checksum or stop))
         yield Block(kind, start, stop, fields, checksum)

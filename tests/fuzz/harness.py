@@ -21,7 +21,7 @@ from functools import partial
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 SECONDS = 60  # until a process that waits for something is killed
 CPU_SECONDS = 20  # for a reading by h5py, which nobody else limits
@@ -64,14 +64,16 @@ class Harness:
         """Run `gn WORDS` in `folder`; fresh memory holds bytes that depend on `memory`, if it is not 0."""
         return self._ask(folder, partial(_run_gn, words), memory)
 
-    def read(self, folder: str, path: str, memory: int = 0) -> dict[str, Any]:
-        """Return what `reading.entries` yields, up to where h5py crashes."""
-        stream = io.BytesIO(self._ask(folder, partial(_run_reading, path), memory).out)
+    def read(self, folder: str, path: str, memory: int = 0, name: str | None = None) -> dict[str, Any]:
+        """Return what `reading.entries` yields, up to where h5py crashes; or of the dataset `name` alone."""
+        stream = io.BytesIO(self._ask(folder, partial(_run_reading, path, name), memory).out)
         found = {}
-        with suppress(EOFError, pickle.UnpicklingError):
-            while True:
+        while stream.tell() < len(stream.getbuffer()):
+            try:
                 key, value = pickle.load(stream)
-                found[key] = value
+            except Exception:  # noqa: BLE001 - torn, and pickle raises many kinds
+                break
+            found[key] = value
         return found
 
     def call(self, folder: str, work: Callable[[], Any]) -> Any:
@@ -147,19 +149,24 @@ def _run_gn(words: Sequence[str]) -> None:
     main()
 
 
-def _run_reading(path: str) -> None:
-    from fuzz.reading import entries
+def _run_reading(path: str, name: str | None) -> None:
+    from fuzz.reading import entries, entry
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    for entry in entries(path):
-        _put(entry)
+    with _answers() as stream:
+        for found in entries(path) if name is None else [entry(path, name)]:
+            pickle.dump(found, stream)
+            stream.flush()
 
 
 def _run_work(work: Callable[[], object]) -> None:
-    _put(work())
+    with _answers() as stream:
+        pickle.dump(work(), stream)
 
 
-def _put(value: object) -> None:
-    with open(1, "wb", closefd=False) as stream:
-        pickle.dump(value, stream)
+def _answers() -> BinaryIO:
+    """Return what writes to the standard output, which from now on is the standard error: filters print."""
+    stream = open(os.dup(1), "wb")  # noqa: SIM115
+    os.dup2(2, 1)
+    return stream

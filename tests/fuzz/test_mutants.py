@@ -149,7 +149,7 @@ class Trial:
             y = np.load(written)
         else:
             after = self.harness.read(str(self.folder), file)
-            y = entry_at(after, name).get("values")
+            y = self.harness.read(str(self.folder), file, name=name).get(name, {}).get("values")
         written.unlink()
         (self.folder / "m.h5").write_bytes(self.mutant.data)
         before = entry_at(self.reading, name)
