@@ -1,7 +1,8 @@
 """Chunks that HDF5 is to decode: whether each states that it decodes to a whole chunk.
 
-A filter may give less than a chunk. HDF5 does not notice, and hands out whatever memory lies behind it. Where
-the stored bytes state the decoded length, that is checked here, before anything is decoded.
+A filter may give less than a chunk. HDF5 does not notice, and hands out whatever memory lies behind it. Other
+filters read on in memory behind a chunk that is cut off. Where the stored bytes state how many they are, and
+how many they decode to, that is checked here, before anything is decoded.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ It differs from `gn` in one thing: h5py is loaded before the fork, which saves m
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import io
@@ -54,6 +55,7 @@ class Harness:
         self._process = context.Process(target=_serve, args=(end,))
         self._process.start()
         end.close()
+        atexit.register(self.close)  # before multiprocessing waits for it
 
     def close(self) -> None:
         """End the process."""
