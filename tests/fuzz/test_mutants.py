@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 from fuzz import mutants
-from fuzz.conftest import Each
 from fuzz.harness import Harness, Outcome
 from fuzz.judging import DECODED, Reading, agree, differences, entry_at, same, statistics
 from fuzz.mutants import Mutant, Seed
@@ -28,17 +26,14 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd_create, p
 
 
 def test_mutants(
-    numbers: range, each: Each, seeds: list[Seed], tmp_path: Path, request: pytest.FixtureRequest
+    numbers: range, harness: Harness, seeds: list[Seed], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    seed = request.config.getoption("seed")
-
-    def trial(harness: Harness, number: int) -> Iterator[str]:
-        made = mutants.mutant(seeds, seed, number)
+    found = []
+    for number in numbers:
+        made = mutants.mutant(seeds, request.config.getoption("seed"), number)
         folder = tmp_path / str(number)
-        for fault in Trial(harness, folder, made, number).faults():
-            yield f"{folder}: mutant {number} of {made.seed}, {made.done}: {fault}"
-
-    found = each(trial, numbers)
+        which = f"{folder}: mutant {number} of {made.seed}, {made.done}"
+        found += [f"{which}: {fault}" for fault in Trial(harness, folder, made, number).faults()]
     assert not found, "\n".join(found)
 
 

@@ -41,11 +41,11 @@ def test_a_number_is_a_mutant(seeds: list[Seed]) -> None:
     assert len({mutant(seeds, seed, number).data for seed in (1, 2) for number in range(20)}) > 35
 
 
-def test_mutants_get_past_the_checksums(seeds: list[Seed], harnesses: list[Harness], tmp_path: Path) -> None:
+def test_mutants_get_past_the_checksums(seeds: list[Seed], harness: Harness, tmp_path: Path) -> None:
     opened = 0
     for number in range(20):
         (tmp_path / "m.h5").write_bytes(mutant(seeds, 1, number).data)
-        opened += "error" not in harnesses[0].read(str(tmp_path), "m.h5").get("/", {"error": ""})
+        opened += "error" not in harness.read(str(tmp_path), "m.h5").get("/", {"error": ""})
     assert opened > 10
 
 
@@ -53,14 +53,14 @@ def test_mutants_get_past_the_checksums(seeds: list[Seed], harnesses: list[Harne
     "words", [("info", "m.h5"), ("stats", "m.h5", "--format", "json"), ("diff", "m.h5", "s.h5")]
 )
 def test_the_harness_gives_what_the_shell_gives(
-    words: tuple[str, ...], seeds: list[Seed], harnesses: list[Harness], tmp_path: Path
+    words: tuple[str, ...], seeds: list[Seed], harness: Harness, tmp_path: Path
 ) -> None:
     made = mutant(seeds, 1, 0)
     (tmp_path / "m.h5").write_bytes(made.data)
     (tmp_path / "s.h5").write_bytes(made.sound)
     command = [sys.executable, "-m", "gncli", *words]
     real = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
-    done = harnesses[0].gn(str(tmp_path), words)
+    done = harness.gn(str(tmp_path), words)
     assert (done.code, done.out, done.err) == (real.returncode, real.stdout, real.stderr.decode())
     assert 0 < done.seconds < 10
     assert done.memory > 1 << 20

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fuzz.conftest import Each
 from fuzz.harness import Harness
 from fuzz.judging import agree, differences, entry_at, same
 from fuzz.sound import Sound, write
@@ -25,17 +24,17 @@ KEPT = ("shape", "maxshape", "chunks", "layout", "filters")  # of a dataset that
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd_create, pidfd_open")
 
 
-def test_sound_files(numbers: range, each: Each, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_sound_files(
+    numbers: range, harness: Harness, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     seed = request.config.getoption("seed")
-
-    def trial(harness: Harness, number: int) -> Iterator[str]:
+    found = []
+    for number in numbers:
         folder = tmp_path / str(number)
         folder.mkdir()
         sound = harness.call(str(folder), partial(write, folder / "f.h5", seed, number))
-        for fault in faults(harness, folder, sound, random.Random(f"command {seed}.{number}")):
-            yield f"{folder}: sound file {number}: {fault}"
-
-    found = each(trial, numbers)
+        wrong = faults(harness, folder, sound, random.Random(f"command {seed}.{number}"))
+        found += [f"{folder}: sound file {number}: {fault}" for fault in wrong]
     assert not found, "\n".join(found)
 
 
