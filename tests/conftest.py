@@ -38,7 +38,11 @@ def loaded_from(file: Path, name: str) -> ModuleType:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz", type=int, default=10_000, metavar="N", help="malformed files to try")
+    parser.addoption("--fuzz", type=int, default=10_000, metavar="N", help="malformed .npy files to try")
+    parser.addoption("--mutants", type=int, default=300, metavar="N", help="mutants of HDF5 files to try")
+    parser.addoption("--sound", type=int, default=300, metavar="N", help="random sound HDF5 files to try")
+    parser.addoption("--seed", type=int, default=1, metavar="N", help="of these files")
+    parser.addoption("--only", type=int, metavar="N", help="the number of the one such file to try")
 
 
 def pytest_configure() -> None:

@@ -18,6 +18,8 @@ import pytest
 from arrays import normal
 from conftest import Gn
 
+from gncli import group_norm
+
 X = normal(2, 4, 5, 6)
 # Ends as the interpreter does, not by os._exit, and collects nothing: libhdf5 finds all that is left open.
 BY_ITSELF = "import gc, sys\nfrom gncli.cli import gn\ntry: gn(sys.argv[1:])\nfinally: gc.freeze()"
@@ -212,3 +214,15 @@ def test_the_exit_status_is_kept(raised: str, code: int, stderr: str | None) -> 
         assert done.stderr.splitlines()[-1] == "ZeroDivisionError"
     else:
         assert done.stderr == stderr
+
+
+@pytest.mark.parametrize("name", ["lzf", "gzip"])
+def test_filters_have_room_on_the_stack(name: str, tmp_path: Path) -> None:
+    """Of the thread that encodes, in the child that HDF5 runs in: lzf needs more than 1 MiB."""
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file.create_dataset("x", data=X, chunks=(1, 4, 5, 6), compression=name)
+    command = [sys.executable, "-m", "gncli", "normalize", "f.h5::/x", "-g", "2", "-q"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    with h5py.File(tmp_path / "f.gn.h5") as file:
+        np.testing.assert_array_equal(file["x"][()], group_norm(X, 2))

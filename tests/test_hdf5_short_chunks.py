@@ -84,6 +84,51 @@ def test_chunks_that_hdf5_decodes(gn: Gn, shape: tuple[int, ...], name: str) -> 
     assert gn("stats", "f.h5::/d", "-q").stderr == ""
 
 
+CUT: dict[str, dict[str, Any]] = {
+    **{name: how for name, how in FILTERS.items() if name != "zstd"},  # which knows where its input ends
+    "lz4 in blocks": dict(hdf5plugin.LZ4(nbytes=1000)),
+    "scaleoffset": {"scaleoffset": 2},
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_chunk_that_is_cut_off(gn: Gn, name: str) -> None:
+    """The filter would read what lies behind it in memory."""
+    stored, mask = chunk_of(X[1:], **CUT[name])
+    assert mask == 0
+    put(SHAPE, stored, **CUT[name])
+    assert gn("stats", "f.h5::/d", "-q").stderr == ""
+    put(SHAPE, stored[: len(stored) // 2], **CUT[name])
+    check(gn)
+
+
+def test_a_chunk_of_few_bits_that_is_cut_off(gn: Gn) -> None:
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_chunk((1, *SHAPE[1:]))
+    settings.set_filter(h5py.h5z.FILTER_NBIT, 0, ())
+    kind = h5py.h5t.STD_I16LE.copy()
+    kind.set_precision(11)
+    with h5py.File("f.h5", "w") as file:
+        space = h5py.h5s.create_simple(SHAPE)
+        dataset = h5py.h5d.create(file.id, b"d", kind, space, settings)
+        dataset.write(space, space, (X * 100).astype("i2"))
+    assert gn("stats", "f.h5::/d", "-q").stderr == ""
+    with h5py.File("f.h5", "r+") as file:
+        mask, stored = file["d"].id.read_direct_chunk((1, 0, 0, 0))
+        file["d"].id.write_direct_chunk((1, 0, 0, 0), stored[:1000], mask)
+    check(gn)
+
+
+@pytest.mark.parametrize("name", [*CUT, "zstd"])
+def test_whole_chunks_of_all_lengths(gn: Gn, name: str) -> None:
+    how = {**FILTERS, **CUT}[name]
+    with h5py.File("f.h5", "w") as file:
+        for size in (1, 7, 8, 9, 63, 64, 65, 128, 256, 1000, 1027, 4099):
+            file.create_dataset(f"random {size}", data=X.flat[:size], chunks=(size,), **how)
+            file.create_dataset(f"same {size}", data=np.ones(size, "i2"), chunks=(size,), **how)
+    assert gn("stats", "f.h5", "-q").stderr == ""
+
+
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_chunk_that_is_stored_unfiltered(gn: Gn, name: str) -> None:
     put(SHAPE, bytes(100), mask=1, **FILTERS[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,9 +17,12 @@ from gncli.tensors import address, hdf5_safety
 from gncli.tensors.copying import copy_all_but
 from gncli.tensors.hdf5_errors import translated
 from gncli.tensors.hdf5_matlab import create_mat_file, is_matlab
+from gncli.tensors.hdf5_overlap import require_apart
 from gncli.tensors.hdf5_references import Replacements
 from gncli.tensors.permissions import DEFAULT_MODE
 from gncli.tensors.staging import Staged
+
+STACK = 8 << 20  # bytes of a thread's stack, which is as much as Linux gives by default
 
 
 class _Numb:
@@ -79,6 +83,7 @@ class Hdf5Output:
         self._h5: h5py.File | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._mode = "r+" if origin else "w"
+        self.written: list[str] = []  # the datasets that hold new values
         if adding:
             _require_hdf5(path)
         self.staged = Staged(
@@ -139,7 +144,7 @@ class Hdf5Output:
         Python handles signals in the main thread only. There, ^C would be raised inside _Numb, inside
         HDF5, which may crash then.
         """
-        self._thread = self._thread or ThreadPoolExecutor(1, "gn-hdf5")
+        self._thread = self._thread or _thread_with_stack()
         try:
             self._thread.submit(self._guarded, blamed, work, *arguments).result()
         finally:
@@ -159,9 +164,15 @@ class Hdf5Output:
         """Flush and close, then take the target's name."""
         try:
             self.do(self.path, self.close)
+            if self._origin:
+                self.do(self.path, self._require_apart)
             self.staged.commit()
         finally:
             self.discard()
+
+    def _require_apart(self) -> None:
+        with h5py.File(self._numb, "r") as file:
+            require_apart(file, self.written, self.path)
 
     def discard(self) -> None:
         if self._over:
@@ -182,6 +193,17 @@ class Hdf5Output:
         except OSError as error:
             what = "a copy of the file" if self.adding else "a copy of the input file"
             raise self.staged.failure(error, what) from None
+
+
+def _thread_with_stack() -> ThreadPoolExecutor:
+    """Return an executor of one thread with room on its stack, where the filter lzf alone puts 1 MiB."""
+    executor = ThreadPoolExecutor(1, "gn-hdf5")
+    usual = threading.stack_size(STACK)
+    try:
+        executor.submit(int).result()  # the thread starts with its first work
+    finally:
+        threading.stack_size(usual)
+    return executor
 
 
 def _require_hdf5(path: str) -> None:

@@ -73,6 +73,7 @@ class Hdf5Sink(Hdf5Part):
         self._name = name = name or _own_name(source)
         self.address = f"{output.path}::{name}"
         self._do(self._open, name, source, force, attributes)
+        output.written.append(name)
         staged = output.staged if self._places else None
         super().__init__(self.address, staged, self._stored, self._places, None)
         self._packer = self._chunks

@@ -1,4 +1,4 @@
-"""Malformed .npy: never a traceback, never a hang, never much memory, never an output. See fuzz.py."""
+"""Malformed .npy: never a traceback, never a hang, never much memory, never an output. See npy.py."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fuzz
 import pytest
+
+from fuzz import npy
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and limits memory")
@@ -16,7 +17,7 @@ def test_malformed_files(tmp_path: Path, seed: int, request: pytest.FixtureReque
     count = request.config.getoption("fuzz") // 5
     (tmp_path / "folder").mkdir()
     done = subprocess.run(
-        [sys.executable, fuzz.__file__, str(seed), str(count)], cwd=tmp_path / "folder", text=True,
+        [sys.executable, npy.__file__, str(seed), str(count)], cwd=tmp_path / "folder", text=True,
         capture_output=True, check=False,
     )  # fmt: skip
     last = tmp_path / "last"

@@ -1,7 +1,7 @@
-"""Malformed .npy files for gn, many in one process: python tests/fuzz.py SEED COUNT, in a folder of its own.
+"""Malformed .npy files for gn, many in one process.
 
-Each is random bytes done to a sound file, or a header of odd parts. Says nothing if all is well; what the
-last case was, and what was wrong with it, if not.
+Run `python tests/fuzz/npy.py SEED COUNT` in a folder of its own. Each file is random bytes done to a sound
+one, or a header of odd parts. Says nothing if all is well, and otherwise what was wrong with the last case.
 """
 
 from __future__ import annotations
