@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from arrays import normal
 from conftest import Gn, Shell
+from nursery import Nursery, Process, nursery
 
 from gncli import cluster
 from gncli.errors import GnError, WorkerError
@@ -47,30 +48,18 @@ OLDER = "import gncli; gncli.__version__ = '0.0.1'"
 class Processes:
     """A scheduler, and workers of one thread each."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.file = folder / "scheduler.json"
-        (folder / "alone.py").write_text("import sys; sys.modules['gncli.tensors'] = None")  # it has no files
-        options = "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", self.file
-        self.scheduler = self.start("dask_scheduler", *options, "--preload", folder / "alone.py")
-        self.workers: list[subprocess.Popen[bytes]] = []
-        wait_for(lambda: self.file.exists() and self.file.read_text().endswith("}"))
-
-    @property
-    def address(self) -> str:
-        return str(json.loads(self.file.read_text())["address"])
-
-    def start(self, module: str, *options: object) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", f"distributed.cli.{module}", *map(str, options)]
-        return subprocess.Popen(words, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def __init__(self, folder: Path, nursery: Nursery, **config: object) -> None:
+        self.folder, self._nursery = folder, nursery
+        blind = "import sys; sys.modules['gncli.tensors'] = None"  # it has no files
+        self.scheduler = nursery.start(folder=str(folder), preload=blind, config=config)
+        self.workers: list[Process] = []
+        wait_for((folder / "address").exists)
+        self.address = (folder / "address").read_text()
 
     def add(self, count: int = 1, preload: str = "") -> None:
-        options: list[object] = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1"]
-        if preload:
-            (self.folder / "preload.py").write_text(preload)
-            options += ["--preload", self.folder / "preload.py"]
         for _ in range(count):
-            self.workers.append(self.start("dask_worker", *options, self.address))
+            wanted = {"folder": str(self.folder), "address": self.address, "preload": preload}
+            self.workers.append(self._nursery.start(**wanted))
         client = import_module("distributed").Client(self.address, set_as_default=False)
         client.wait_for_workers(len(self.workers), timeout=120)
         client.close()
@@ -88,9 +77,17 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
         time.sleep(0.005)
 
 
+@pytest.fixture(scope="module")
+def parent() -> Iterator[Nursery]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(cluster.__file__).parents[1]))
+        with nursery() as made:
+            yield made
+
+
 @contextmanager
-def processes(folder: Path) -> Iterator[Processes]:
-    made = Processes(folder)
+def processes(folder: Path, parent: Nursery, **config: object) -> Iterator[Processes]:
+    made = Processes(folder, parent, **config)
     try:
         yield made
     finally:
@@ -99,20 +96,18 @@ def processes(folder: Path) -> Iterator[Processes]:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def pair(tmp_path_factory: pytest.TempPathFactory, parent: Nursery) -> Iterator[str]:
     """The address of two workers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(cluster.__file__).parents[1]))
-        with processes(tmp_path_factory.mktemp("dask")) as made:
-            made.add(2)
-            yield made.address
+    with processes(tmp_path_factory.mktemp("dask"), parent) as made:
+        made.add(2)
+        yield made.address
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Iterator[Processes]:
+def mine(tmp_path: Path, parent: Nursery) -> Iterator[Processes]:
     """A scheduler that the test may kill."""
     (tmp_path / "dask").mkdir()
-    with processes(tmp_path / "dask") as made:
+    with processes(tmp_path / "dask", parent) as made:
         yield made
 
 
@@ -255,11 +250,10 @@ def written(folder: Path) -> int:
     return 0
 
 
-def test_a_block_that_kills_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
+def test_a_block_that_kills_workers(tmp_path: Path, parent: Nursery) -> None:
     np.save(tmp_path / "x.npy", normal(4, 4, 8))
     (tmp_path / "dask").mkdir()
-    with processes(tmp_path / "dask") as made:
+    with processes(tmp_path / "dask", parent, **{"distributed.scheduler.allowed-failures": 0}) as made:
         made.add(2, "import os; os.preadv = lambda *_: os._exit(1)")
         with pytest.raises(WorkerError, match="a block killed one worker after another, for want of memory"):
             normalize_file(f"{tmp_path}/x.npy", None, Settings(groups=2, dask=made.address))
