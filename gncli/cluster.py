@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import json
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,18 +20,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 from gncli import __version__, leavings
 from gncli.contained import end_with_parent, lift_limits
-from gncli.errors import BudgetError, CrashError, GnError, UsageError, WorkerError
+from gncli.errors import GnError, UsageError, WorkerError
 from gncli.executors import Remote, usable_cores
 from gncli.extras import require_dask
 from gncli.heartbeats import Heartbeats
-from gncli.helpers import Limits, call_safely, dismiss_all, perform_safely, release_all
+from gncli.helpers import Limits, dismiss_all, perform_safely
 from gncli.localcluster import LocalProcesses
-from gncli.reader import prepared, release
+from gncli.onworker import release_files, try_to_open, versions
 from gncli.words import reason_of
 
 PATIENCE = 15.0  # seconds without a scheduler, or without any worker, until that is an error
@@ -60,20 +59,23 @@ def connect(address: str, jobs: int | None) -> Cluster:
     distributed: Any = import_module("distributed")
     if not os.environ.get("GN_DEBUG"):
         _silence()
-    where: dict[str, Any] = {}
+    target: Any
     local: LocalProcesses | None = None
     try:
         if address == "local":
             local = LocalProcesses(jobs or usable_cores())
-            where["address"] = local.cluster
+            target = local.cluster
         elif "://" in address:
-            where["address"] = address
+            target = address
         elif os.path.isfile(address):
-            where["scheduler_file"] = address
+            with open(address, encoding="utf-8") as file:
+                target = json.load(file)["address"]
         else:
             hint = "is neither tcp://host:port, nor a scheduler file, nor local"
             raise UsageError(f"--dask {address} {hint}")
-        client = distributed.Client(**where, timeout=PATIENCE, set_as_default=False)
+        if local is None:
+            asyncio.run(_see(target))
+        client = distributed.Client(target, timeout=PATIENCE, set_as_default=False)
     except (UsageError, WorkerError):
         raise
     except Exception as error:  # noqa: BLE001 - of whatever kind the transport has
@@ -89,6 +91,14 @@ def connect(address: str, jobs: int | None) -> Cluster:
         cluster.close()
         raise
     return cluster
+
+
+async def _see(address: str) -> None:
+    """Raise unless a scheduler answers: for one that is stopped, a client would wait for ever."""
+    arguments = import_module("distributed").Security().get_connection_args("client")
+    connecting = import_module("distributed.comm").connect(address, timeout=PATIENCE, **arguments)
+    comm = await asyncio.wait_for(connecting, PATIENCE)
+    await comm.close()
 
 
 def _silence() -> None:
@@ -141,8 +151,8 @@ class Cluster(Remote):
         self._met.wait()
         if self._local is not None:  # also one that is stopped
             self._everywhere(end_with_parent)
-        ours = _versions()
-        for worker, theirs in self._everywhere(_versions).items():
+        ours = versions()
+        for worker, theirs in self._everywhere(versions).items():
             for name, held in ours.items():
                 if theirs[name] != held:
                     message = f"worker {worker} has {name} {theirs[name]}, this process {held}"
@@ -151,7 +161,7 @@ class Cluster(Remote):
 
     def check(self, recipe: bytes) -> None:
         """Raise GnError unless every worker sees the files that `recipe` names, and the same ones."""
-        for worker, trouble in self._everywhere(_try, recipe, self.limits).items():
+        for worker, trouble in self._everywhere(try_to_open, recipe, self.limits).items():
             if trouble is not None:
                 hint = "workers need the same files under the same paths"
                 raise WorkerError(f"worker {worker} does not see them: {trouble}; {hint}")
@@ -162,7 +172,7 @@ class Cluster(Remote):
         Nobody minds if the workers are gone.
         """
         with suppress(Exception):
-            self._client.run(_release, callback_timeout=2)
+            self._client.run(release_files, callback_timeout=2)
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         ours: Future[Result] = Future()
@@ -241,7 +251,7 @@ class Cluster(Remote):
             if isinstance(answer, GnError):
                 raise answer
             if isinstance(answer, BaseException):
-                hint = f"it needs Python {_versions()['python']} with gncli {__version__}"
+                hint = f"it needs Python {versions()['python']} with gncli {__version__}"
                 raise WorkerError(f"worker {worker} cannot do it: {reason_of(answer)}; {hint}") from None
         return answers
 
@@ -342,33 +352,3 @@ class Cluster(Remote):
         for future in list(self._pending):
             with suppress(InvalidStateError):
                 future.set_exception(WorkerError(message))
-
-
-def _versions() -> dict[str, str]:
-    """What has to be the same everywhere, for tasks to be understood and for numbers to agree."""
-    python = ".".join(map(str, sys.version_info[:2]))
-    return {"gncli": __version__, "python": python} | {
-        name: version(name) for name in ("numpy", "distributed")
-    }
-
-
-async def _try(recipe: bytes, limits: Limits) -> str | None:
-    """On a worker: what is wrong with what the tasks will open."""
-    try:
-        # In another thread than the worker's loop, which goes on to say that it is alive.
-        await asyncio.to_thread(call_safely, _open, recipe, limits)
-    except (CrashError, BudgetError):
-        raise
-    except GnError as error:
-        return str(error)
-    return None
-
-
-def _open(recipe: bytes) -> None:
-    prepared(recipe)
-
-
-def _release() -> None:
-    """On a worker: close what was opened for the tasks."""
-    release()
-    release_all(release)

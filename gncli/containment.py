@@ -280,6 +280,11 @@ class Child:
             with suppress(OSError):
                 (shutil.rmtree if os.path.isdir(path) else os.unlink)(path)
 
+    def discard(self) -> None:
+        """Stop it, and close its pipe; by the thread that receives, for another would wait for that."""
+        self.stop()
+        self._reports.close()
+
     def _cause_of_death(self) -> str:
         if self._ends_within(SECONDS_TO_STOP) and os.WIFSIGNALED(self._status):
             number = os.WTERMSIG(self._status)

@@ -44,7 +44,7 @@ def call_safely(function: Callable[[bytes], Any], data: bytes, limits: Limits) -
         return _ask(helper, function, data, limits.seconds)
     finally:
         if helper.busy or releases != _releases:
-            helper.stop()
+            helper.discard()
         else:
             _idle.append(helper)
 
@@ -57,7 +57,7 @@ def release_all(function: Callable[[], None]) -> None:
         with suppress(CrashError):
             _ask(helper, _without_data, function, SECONDS)
         if helper.busy:  # it has died
-            helper.stop()
+            helper.discard()
         else:
             _idle.append(helper)
 
@@ -67,7 +67,7 @@ def dismiss_all() -> None:
     global _releases
     _releases += 1
     for helper in _taken():
-        helper.stop()
+        helper.discard()
 
 
 def _touches_hdf5(data: bytes) -> bool:
@@ -104,7 +104,7 @@ def _take(memory: int) -> Child:
     for helper in _taken():
         if helper.memory == memory and helper.is_alive():
             return helper
-        helper.stop()
+        helper.discard()
     return Child.spawned(memory)
 
 

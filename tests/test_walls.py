@@ -30,6 +30,7 @@ FLOORS: tuple[set[str], ...] = (
     {"missing", "contained"},
     {"reader", "containment"},
     {"worker", "helpers"},
+    {"onworker"},
     {"engine", "cluster"},
     {"api", "crew"},
     {"histogram"},
