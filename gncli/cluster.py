@@ -12,6 +12,7 @@ import atexit
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 from gncli import __version__, leavings
@@ -30,7 +32,7 @@ from gncli.extras import require_dask
 from gncli.heartbeats import Heartbeats
 from gncli.helpers import Limits, dismiss_all, perform_safely
 from gncli.localcluster import LocalProcesses
-from gncli.onworker import release_files, try_to_open, versions
+from gncli.onworker import release_files, try_to_open
 from gncli.words import reason_of
 
 PATIENCE = 15.0  # seconds without a scheduler, or without any worker, until that is an error
@@ -151,8 +153,8 @@ class Cluster(Remote):
         self._met.wait()
         if self._local is not None:  # also one that is stopped
             self._everywhere(end_with_parent)
-        ours = versions()
-        for worker, theirs in self._everywhere(versions).items():
+        ours = _versions()
+        for worker, theirs in self._everywhere(_versions).items():
             for name, held in ours.items():
                 if theirs[name] != held:
                     message = f"worker {worker} has {name} {theirs[name]}, this process {held}"
@@ -251,7 +253,7 @@ class Cluster(Remote):
             if isinstance(answer, GnError):
                 raise answer
             if isinstance(answer, BaseException):
-                hint = f"it needs Python {versions()['python']} with gncli {__version__}"
+                hint = f"it needs Python {_versions()['python']} with gncli {__version__}"
                 raise WorkerError(f"worker {worker} cannot do it: {reason_of(answer)}; {hint}") from None
         return answers
 
@@ -352,3 +354,11 @@ class Cluster(Remote):
         for future in list(self._pending):
             with suppress(InvalidStateError):
                 future.set_exception(WorkerError(message))
+
+
+def _versions() -> dict[str, str]:
+    """Return what has to be the same everywhere, for tasks to be understood and for numbers to agree."""
+    python = ".".join(map(str, sys.version_info[:2]))
+    return {"gncli": __version__, "python": python} | {
+        name: version(name) for name in ("numpy", "distributed")
+    }

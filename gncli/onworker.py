@@ -1,23 +1,12 @@
-"""What a cluster's workers are asked before they are given tasks, and afterwards."""
+"""What a cluster's workers do before they are given tasks, and afterwards."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from importlib.metadata import version
 
-from gncli import __version__
 from gncli.errors import BudgetError, CrashError, GnError
 from gncli.helpers import Limits, call_safely, release_all
 from gncli.reader import prepared, release
-
-
-def versions() -> dict[str, str]:
-    """Return what has to be the same everywhere, for tasks to be understood and for numbers to agree."""
-    python = ".".join(map(str, sys.version_info[:2]))
-    return {"gncli": __version__, "python": python} | {
-        name: version(name) for name in ("numpy", "distributed")
-    }
 
 
 async def try_to_open(recipe: bytes, limits: Limits) -> str | None:
