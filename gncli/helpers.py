@@ -49,7 +49,7 @@ def call_safely(function: Callable[[bytes], Any], data: bytes, limits: Limits) -
             _idle.append(helper)
 
 
-def release_all(function: Callable[[], None]) -> None:
+def release_all(function: Callable[[], object]) -> None:
     """Call `function`, which closes files, in all helpers."""
     global _releases
     _releases += 1
@@ -95,7 +95,7 @@ def _as_only_item(function: Callable[[Any], Any], argument: object) -> Iterator[
     yield function(argument)
 
 
-def _without_data(function: Callable[[], None]) -> None:
+def _without_data(function: Callable[[], object]) -> None:
     function()
 
 

@@ -287,9 +287,9 @@ def test_nobody_left(
 def test_a_stopped_worker_has_its_blocks_done_by_others(
     tmp_path: Path, mine: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "SILENCE", 2.0)
+    monkeypatch.setattr(cluster, "SILENCE", 3.0)
     mine.add(2, SLOW)
-    np.save(tmp_path / "x.npy", normal(24, 4, 256, 256))
+    np.save(tmp_path / "x.npy", normal(12, 4, 256, 256))
     settings = Settings(groups=2, memory=1 << 20)
     normalize_file(f"{tmp_path}/x.npy", f"{tmp_path}/want.npy", settings)
 
