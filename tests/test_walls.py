@@ -19,8 +19,8 @@ FILES = sorted(HOUSE.rglob("*.py"))
 # Bottom up. A room knows rooms below its own floor, and the rest of its own package.
 FLOORS: tuple[set[str], ...] = (
     {"errors", "leavings", "stopping", "words"},
-    {"layout", "conventions", "doubledouble", "dtypes", "extras", "heartbeats", "masks", "progress", "totals"},
-    {"tile", "moments", "plan", "report", "boxes", "localcluster"},
+    {"layout", "conventions", "doubledouble", "dtypes", "extras", "masks", "progress", "totals"},
+    {"tile", "moments", "plan", "report", "boxes", "heartbeats", "localcluster"},
     {"kernel"},
     {"pairs", "scratch"},
     {"deviations"},
