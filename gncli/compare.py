@@ -114,7 +114,8 @@ class Pair:
 
     def __init__(self, a: Source, b: Source, options: Comparison, stack: ExitStack) -> None:
         self.options = options
-        self.both = Abreast(Crew.of(options.jobs, options.memory, options.dask), options.progress, stack)
+        crew = Crew.of(options.jobs, options.memory, options.dask, [a.address, b.address])
+        self.both = Abreast(crew, options.progress, stack)
         self.given = self.a, self.b = a, b
         if a.shape == b.shape:  # else there may be nothing to read
             self.given = self.a, self.b = self.both.held(a), self.both.held(b)

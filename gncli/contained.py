@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from io import FileIO
 from math import ceil
 from pathlib import Path
@@ -58,7 +59,20 @@ class _Reports:
             write_all(self._file, data)
 
 
-def serve(call: Call, calls: int, reports: int, memory: int, mask: set[int | signal.Signals]) -> NoReturn:
+def main(memory: int) -> NoReturn:
+    """Serve the calls that arrive on stdin, with reports on stdout, as an interpreter of its own."""
+    import_module("numpy")  # which a forked child has from its parent, so that the limit leaves it out
+    calls, reports = os.dup(0), os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+    serve(None, calls, reports, memory, set())
+
+
+def serve(
+    call: Call | None, calls: int, reports: int, memory: int, mask: set[int | signal.Signals]
+) -> NoReturn:
     """Do `call`, and then what arrives, until the parent closes the pipe: the whole life of a child."""
     code = 1
     try:
@@ -72,7 +86,8 @@ def serve(call: Call, calls: int, reports: int, memory: int, mask: set[int | sig
         _set_up(reports, memory, mask)
         with open(calls, "rb") as stream, keep_open():
             while True:
-                _perform(call, report, memory)
+                if call is not None:
+                    _perform(call, report, memory)
                 call = pickle.load(stream)
     except EOFError:
         code = 0
@@ -122,8 +137,8 @@ def _set_up(reports: int, memory: int, mask: set[int | signal.Signals]) -> None:
         setattr(sys, name, own)
         os.dup2(nowhere, descriptor)
     os.close(nowhere)
+    end_with_parent()
     if sys.platform == "linux":
-        _end_with_parent()
         _limit_memory(memory)
 
 
@@ -154,10 +169,11 @@ def _allow_time(seconds: float) -> None:
     )
 
 
-def _end_with_parent() -> None:
-    """Have the system kill this process when the parent is gone: see prctl(2)."""
+def end_with_parent() -> None:
+    """Have the system kill this process when the parent is gone, where it can: see prctl(2)."""
     set_death_signal = 1
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 def _limit_memory(memory: int) -> None:

@@ -16,7 +16,7 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader, FileIO
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,8 +34,11 @@ SECONDS_TO_STOP = 0.2  # that a child has to remove its temporary files before i
 SECONDS = 4.0  # of CPU time without progress, after which a file is taken for one that never ends
 BYTES_A_SECOND = 10_000_000  # of a file, by which that time grows: headers may take long, too
 
+LOADING = ("HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_PLUGIN_PATH")  # by these, HDF5 loads libraries
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
 _enabled = False
-_child: _Child | None = None
+_child: Child | None = None
 
 
 def is_possible() -> bool:
@@ -47,6 +50,22 @@ def enable() -> None:
     """Send the calls of this process to a child. For the `gn` command, whose process is its own."""
     global _enabled
     _enabled = is_possible()
+
+
+def clean(environment: MutableMapping[str, str]) -> None:
+    """Let HDF5 load no libraries that the environment names, and BLAS start no threads.
+
+    The engine brings its own threads, and those of BLAS would fight them. Both are read when a library is
+    loaded.
+    """
+    environment.update(dict.fromkeys(BLAS_THREADS, "1"))
+    for name in LOADING:
+        environment.pop(name, None)
+
+
+def seconds_for(addresses: Iterable[str]) -> float:
+    """Return the CPU time without progress that the files at `addresses` may take."""
+    return SECONDS + sum(map(_size, addresses)) / BYTES_A_SECOND
 
 
 def run(
@@ -89,8 +108,7 @@ def run(
         return
     from gncli.contained import Call
 
-    seconds = SECONDS + sum(map(_size, addresses)) / BYTES_A_SECOND
-    call = Call(function, arguments, advance is not None, seconds)
+    call = Call(function, arguments, advance is not None, seconds_for(addresses))
     pipes = {split(address)[0] for address in addresses if is_piped(address)}
     yield from _contained(call, addresses[0], memory, advance, pipes)
 
@@ -107,7 +125,7 @@ def _contained(
     if _child is not None and (_child.memory != memory or not pipes <= _child.pipes):
         _stop_child()
     if _child is None:
-        _child = _Child.forked(call, memory, pipes)
+        _child = Child.forked(call, memory, pipes)
     else:
         _child.send(call)
     finished = False
@@ -144,7 +162,7 @@ def _stop_child() -> None:
         child.stop()
 
 
-class _Child:
+class Child:
     """The parent's view of the child: the process, the pipes to and from it, and its temporary files."""
 
     def __init__(
@@ -159,7 +177,7 @@ class _Child:
         leavings.clear_later(self, self.stop)
 
     @classmethod
-    def forked(cls, call: Call, memory: int, pipes: set[str]) -> _Child:
+    def forked(cls, call: Call, memory: int, pipes: set[str]) -> Child:
         """Fork a child that begins with `call`, which it inherits."""
         sys.stdout.flush()
         sys.stderr.flush()
@@ -177,6 +195,45 @@ class _Child:
             os.close(reports_out)
             return cls(pid, FileIO(calls_out, "wb"), open(reports_in, "rb"), memory, pipes)
 
+    @staticmethod
+    def can_be_spawned() -> bool:
+        """Return whether `spawned` works on this system."""
+        return is_possible() and hasattr(os, "posix_spawn") and bool(sys.executable)
+
+    @classmethod
+    def spawned(cls, memory: int) -> Child:
+        """Start a child that is an interpreter of its own: this process may have other threads."""
+        calls_in, calls_out = os.pipe()
+        reports_in, reports_out = os.pipe()
+        script = f"import sys; sys.path[:] = {sys.path!r}; from gncli.contained import main; main({memory})"
+        environment = dict(os.environ)
+        clean(environment)
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-c", script],
+                environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, calls_in, 0),
+                    (os.POSIX_SPAWN_DUP2, reports_out, 1),
+                    (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                ],
+            )
+        except BaseException:
+            os.close(calls_out)
+            os.close(reports_in)
+            raise
+        finally:
+            os.close(calls_in)
+            os.close(reports_out)
+        reports = open(reports_in, "rb")  # noqa: SIM115
+        child = cls(pid, FileIO(calls_out, "wb"), reports, memory, set())
+        child.busy = False
+        return child
+
+    def is_alive(self) -> bool:
+        return not self._ends_within(0)
+
     def send(self, call: Call) -> None:
         """Have the child do `call`. If it is dead, `receive` will say so."""
         from gncli.contained import write_all
@@ -185,8 +242,11 @@ class _Child:
         with suppress(BrokenPipeError):
             write_all(self._calls, pickle.dumps(call))
 
-    def receive(self, address: str) -> tuple[str, Any]:
-        """Wait for a report: an item, an advance, an error, or the end of the call."""
+    def receive(self, address: str | None) -> tuple[str, Any]:
+        """Wait for a report: an item, an advance, an error, or the end of the call.
+
+        Raises CrashError, blamed on `address`, where the child has died.
+        """
         while True:
             try:
                 kind, value = pickle.load(self._reports)
@@ -214,9 +274,16 @@ class _Child:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
             self._ends_within(SECONDS_TO_STOP)
+        if self._temporaries:
+            import shutil
         for path in self._temporaries:
             with suppress(OSError):
-                os.unlink(path)
+                (shutil.rmtree if os.path.isdir(path) else os.unlink)(path)
+
+    def discard(self) -> None:
+        """Stop it, and close its pipe; by the thread that receives, for another would wait for that."""
+        self.stop()
+        self._reports.close()
 
     def _cause_of_death(self) -> str:
         if self._ends_within(SECONDS_TO_STOP) and os.WIFSIGNALED(self._status):

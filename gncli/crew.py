@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from gncli.containment import seconds_for
 from gncli.errors import UsageError
 from gncli.executors import Remote, usable_cores, workers
 from gncli.plan import LOT
@@ -26,13 +27,18 @@ class Crew:
         return LOT if self.cluster is None else 8 * LOT
 
     @classmethod
-    def of(cls, jobs: int | None, memory: int, dask: str | None) -> Crew:
-        """`memory`: of all jobs on this machine, or of each on a cluster. Raises UsageError, WorkerError."""
+    def of(cls, jobs: int | None, memory: int, dask: str | None, files: Iterable[str] = ()) -> Crew:
+        """Return who computes on the `files`.
+
+        `memory`: of all jobs on this machine, or of each on a cluster. Raises UsageError, WorkerError.
+        """
         if dask is None:
             return cls(jobs or usable_cores(), memory)
         from gncli.cluster import connect
+        from gncli.helpers import Limits
 
         cluster = connect(dask, jobs)
+        cluster.limits = Limits(memory, seconds_for(files))
         return cls(cluster.jobs, memory * cluster.jobs, cluster)
 
     @staticmethod

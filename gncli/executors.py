@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from gncli.errors import WorkerError
 from gncli.leavings import clear
+from gncli.progress import note_advance
 from gncli.stopping import STOPPING
 
 _WORTH_FORKING = 64 << 20  # bytes, of which one process does some 500 MB a second; two cost 30 ms
@@ -187,7 +188,11 @@ def in_order(
 
 
 def _each(function: Callable[[Task], Result], lot: list[Task]) -> list[Result]:
-    return [function(task) for task in lot]
+    results = []
+    for task in lot:
+        results.append(function(task))
+        note_advance()
+    return results
 
 
 def perform(work: bytes) -> Any:

@@ -24,3 +24,10 @@ def require_extra(extra: str, module: str, wanted: str) -> None:
     """Raise UsageError unless `module`, of the extra that `wanted` needs, is installed. Loads nothing."""
     if find_spec(module) is None:
         raise needs_extra(extra, wanted)
+
+
+def require_dask(address: str) -> None:
+    """Raise UsageError unless what `--dask ADDRESS` needs is installed. Loads nothing."""
+    require_extra("dask", "distributed", "--dask")
+    if address == "local":
+        require_extra("dask", "cryptography", "--dask local, to be closed to other users by TLS,")

@@ -200,7 +200,7 @@ class _Run:
             done = _describe_request(settings, word, groups)
             streams = target == "-" or isinstance(source, StreamSource)
             Crew.refuse_pipes(settings.dask, piped=streams)
-            crew = Crew.of(settings.jobs, settings.memory, settings.dask)
+            crew = Crew.of(settings.jobs, settings.memory, settings.dask, [address])
             memory, jobs = left_for_blocks(source, crew.memory, crew.jobs, dtype.itemsize)
             cut = plan(norm.geometry, source.dtype.itemsize, dtype.itemsize, memory, jobs, crew.together)
             in_order = streams and cut.one_pass and cut.in_order

@@ -80,7 +80,7 @@ def tensor_stats(
     else:
         view = flat_geometry(prod(source.shape))
     Crew.refuse_pipes(dask, piped=isinstance(source, StreamSource))
-    crew = Crew.of(jobs, memory, dask)
+    crew = Crew.of(jobs, memory, dask, [address])
     cut = plan(
         view, source.dtype.itemsize, 0, *left_for_blocks(source, crew.memory, crew.jobs), crew.together
     )

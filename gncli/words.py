@@ -343,3 +343,8 @@ def _right(texts: list[str]) -> list[str]:
 def _bar(share: float) -> str:
     whole, part = divmod(math.ceil(share * BAR * 8), 8)
     return "█" * whole + " ▏▎▍▌▋▊▉"[part].strip()
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the kind of an error of another library, and the first line of its text."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(": ")

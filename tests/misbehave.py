@@ -90,12 +90,23 @@ def embarrass(folder: str) -> Iterator[object]:
     raise error
 
 
+def environment(folder: str) -> Iterator[object]:
+    yield os.environ.get("HDF5_PLUGIN_PATH")
+    yield os.environ.get("OMP_NUM_THREADS")
+
+
 WAYS: dict[str, Callable[[str], Iterator[object]]] = {
     way.__name__: way
     for way in (
         behave, crash, leave, abort, loop, sleep, gorge, babble, litter, fork, refuse, embarrass,
+        environment,
     )
 }  # fmt: skip
+
+
+def outcome(name: str, mark: str) -> list[object]:
+    """Return all that comes of one of the ways. The `mark` is only there to be pickled."""
+    return list(WAYS[name](""))
 
 
 def main(names: str, folder: str) -> None:

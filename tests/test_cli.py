@@ -748,7 +748,8 @@ def test_nohup_is_heeded(tmp_path: Path) -> None:
 
 def test_blas_has_one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code = (
-        "import os, gncli.cli as c; c.gn = lambda: print(*(os.environ[n] for n in c.BLAS_THREADS)); c.main()"
+        "import os, gncli.cli as c, gncli.containment as k\n"
+        "c.gn = lambda: print(*(os.environ[n] for n in k.BLAS_THREADS)); c.main()"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "8"}
     done = subprocess.run(

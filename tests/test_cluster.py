@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 from arrays import normal
 from conftest import Gn, Shell
+from nursery import Nursery, Process, nursery
 
 from gncli import cluster
 from gncli.errors import GnError, WorkerError
@@ -41,36 +43,25 @@ import gncli.tensors.npy as npy
 from gncli.tensors.address import open_file
 npy.open_file = lambda path: open_file(path.replace("/here/", "/there/"))
 """
+PATH = str(Path(cluster.__file__).parents[1])  # of the gncli that all processes have
 OLDER = "import gncli; gncli.__version__ = '0.0.1'"
 
 
 class Processes:
     """A scheduler, and workers of one thread each."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.file = folder / "scheduler.json"
-        (folder / "alone.py").write_text("import sys; sys.modules['gncli.tensors'] = None")  # it has no files
-        options = "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", self.file
-        self.scheduler = self.start("dask_scheduler", *options, "--preload", folder / "alone.py")
-        self.workers: list[subprocess.Popen[bytes]] = []
-        wait_for(lambda: self.file.exists() and self.file.read_text().endswith("}"))
-
-    @property
-    def address(self) -> str:
-        return str(json.loads(self.file.read_text())["address"])
-
-    def start(self, module: str, *options: object) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", f"distributed.cli.{module}", *map(str, options)]
-        return subprocess.Popen(words, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def __init__(self, folder: Path, nursery: Nursery, **config: object) -> None:
+        self.folder, self._nursery = folder, nursery
+        blind = "import sys; sys.modules['gncli.tensors'] = None"  # it has no files
+        self.scheduler = nursery.start(folder=str(folder), preload=blind, config=config)
+        self.workers: list[Process] = []
+        wait_for((folder / "address").exists)
+        self.address = (folder / "address").read_text()
 
     def add(self, count: int = 1, preload: str = "") -> None:
-        options: list[object] = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1"]
-        if preload:
-            (self.folder / "preload.py").write_text(preload)
-            options += ["--preload", self.folder / "preload.py"]
         for _ in range(count):
-            self.workers.append(self.start("dask_worker", *options, self.address))
+            wanted = {"folder": str(self.folder), "address": self.address, "preload": preload}
+            self.workers.append(self._nursery.start(**wanted))
         client = import_module("distributed").Client(self.address, set_as_default=False)
         client.wait_for_workers(len(self.workers), timeout=120)
         client.close()
@@ -88,9 +79,17 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
         time.sleep(0.005)
 
 
+@pytest.fixture(scope="module")
+def parent() -> Iterator[Nursery]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", PATH)
+        with nursery() as made:
+            yield made
+
+
 @contextmanager
-def processes(folder: Path) -> Iterator[Processes]:
-    made = Processes(folder)
+def processes(folder: Path, parent: Nursery, **config: object) -> Iterator[Processes]:
+    made = Processes(folder, parent, **config)
     try:
         yield made
     finally:
@@ -99,20 +98,18 @@ def processes(folder: Path) -> Iterator[Processes]:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def pair(tmp_path_factory: pytest.TempPathFactory, parent: Nursery) -> Iterator[str]:
     """The address of two workers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(cluster.__file__).parents[1]))
-        with processes(tmp_path_factory.mktemp("dask")) as made:
-            made.add(2)
-            yield made.address
+    with processes(tmp_path_factory.mktemp("dask"), parent) as made:
+        made.add(2)
+        yield made.address
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Iterator[Processes]:
+def mine(tmp_path: Path, parent: Nursery) -> Iterator[Processes]:
     """A scheduler that the test may kill."""
     (tmp_path / "dask").mkdir()
-    with processes(tmp_path / "dask") as made:
+    with processes(tmp_path / "dask", parent) as made:
         yield made
 
 
@@ -255,35 +252,110 @@ def written(folder: Path) -> int:
     return 0
 
 
-def test_a_block_that_kills_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
+def test_a_block_that_kills_workers(tmp_path: Path, parent: Nursery) -> None:
     np.save(tmp_path / "x.npy", normal(4, 4, 8))
     (tmp_path / "dask").mkdir()
-    with processes(tmp_path / "dask") as made:
+    with processes(tmp_path / "dask", parent, **{"distributed.scheduler.allowed-failures": 0}) as made:
         made.add(2, "import os; os.preadv = lambda *_: os._exit(1)")
         with pytest.raises(WorkerError, match="a block killed one worker after another, for want of memory"):
             normalize_file(f"{tmp_path}/x.npy", None, Settings(groups=2, dask=made.address))
     assert left(tmp_path) == ["x.npy"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("who", ["scheduler", "workers"])
-def test_nobody_left(tmp_path: Path, mine: Processes, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_left(
+    tmp_path: Path, mine: Processes, who: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster, "PATIENCE", 2.0)
+    monkeypatch.setattr(cluster, "SILENCE", 2.0)
     mine.add(2, SLOW)
     np.save(tmp_path / "x.npy", normal(64, 4, 256, 256))
 
     def advance(count: int) -> None:
         for process in mine.workers if who == "workers" else [mine.scheduler]:
-            process.kill()
+            process.send_signal(number)
 
-    began = time.monotonic()
     settings = Settings(groups=2, memory=1 << 20, dask=mine.address)
-    with pytest.raises(
-        WorkerError, match=rf"lost {'its workers' if who == 'workers' else 'the scheduler'} at"
-    ):
+    stopped = who == "workers" and number == signal.SIGSTOP
+    lost = "the workers at .* do not answer" if stopped else f"lost {'its ' * (who == 'workers')}.*{who} at"
+    with pytest.raises(WorkerError, match=lost):
         normalize_file(f"{tmp_path}/x.npy", None, settings, watch=advance)
-    assert time.monotonic() - began < 60  # of the many that it would wait for ever
     assert left(tmp_path) == ["x.npy"]
+
+
+def test_a_stopped_worker_has_its_blocks_done_by_others(
+    tmp_path: Path, mine: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "SILENCE", 3.0)
+    mine.add(2, SLOW)
+    np.save(tmp_path / "x.npy", normal(12, 4, 256, 256))
+    settings = Settings(groups=2, memory=1 << 20)
+    normalize_file(f"{tmp_path}/x.npy", f"{tmp_path}/want.npy", settings)
+
+    def advance(count: int) -> None:
+        mine.workers[0].send_signal(signal.SIGSTOP)
+
+    settings = replace(settings, dask=mine.address)
+    normalize_file(f"{tmp_path}/x.npy", f"{tmp_path}/y.npy", settings, watch=advance)
+    assert (tmp_path / "y.npy").read_bytes() == (tmp_path / "want.npy").read_bytes()
+    cluster.disconnect()
+    # From the start, in another command.
+    (row,) = stats_file(f"{tmp_path}/x.npy", dask=mine.address)
+    (want,) = stats_file(f"{tmp_path}/x.npy")
+    assert row == want
+
+
+def test_exit_codes_where_nobody_answers(tmp_path: Path, mine: Processes, shell: Shell) -> None:
+    np.save(tmp_path / "x.npy", normal(4, 4, 8))
+    mine.add(1)
+    impatient = "from gncli import cluster; cluster.SILENCE = 1.0; from gncli.cli import main; main()"
+    for process, message in (
+        (mine.workers[0], f"the workers at {mine.address} do not answer; see their logs, and start again"),
+        (mine.scheduler, f"no scheduler at {mine.address}: "),
+    ):
+        process.send_signal(signal.SIGSTOP)
+        impatient = impatient.replace("= 1.0;", "= cluster.PATIENCE = 1.0;")
+        for command, code in (("normalize x.npy -g 2", 1), ("diff x.npy x.npy", 2)):
+            done = shell(f'{sys.executable} -c "{impatient}" {command} --dask {mine.address}', code=code)
+            assert done.stderr.startswith(f"gn: error: x.npy: {message}")
+            assert done.stderr.count("\n") == 1
+    assert left(tmp_path) == ["x.npy"]
+
+
+def test_reads_that_never_end(tmp_path: Path, mine: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers live, but the storage of one hangs, and then that of the other."""
+    monkeypatch.setattr(cluster, "STALL", 1.5)
+    np.save(tmp_path / "x.npy", normal(4, 4, 8))
+    want = list(stats_file(f"{tmp_path}/x.npy"))
+    hang = "import os, time; from posix import preadv\nos.preadv = lambda *_: time.sleep(1000)"
+    mine.add(1, hang)
+    with pytest.raises(WorkerError, match=r"have ended no block for \d seconds, twice; see their logs"):
+        list(stats_file(f"{tmp_path}/x.npy", dask=mine.address))
+    cluster.disconnect()
+    mine.add(1)
+    assert list(stats_file(f"{tmp_path}/x.npy", dask=mine.address)) == want
+
+
+def test_a_crash_in_hdf5_is_the_error_of_the_file(tmp_path: Path, mine: Processes, shell: Shell) -> None:
+    """It ends a helper of the worker, and neither the worker nor the command."""
+    for name in ("x", "y"):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file.create_dataset("x", data=normal(4, 4, 8), chunks=(1, 4, 8), compression=1)
+    (tmp_path / "dask" / "sitecustomize.py").write_text(
+        "import os, signal, gncli.tensors.hdf5 as module\n"
+        "module.Hdf5Source.read = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)"
+    )
+    mine.add(1, f"import os; os.environ['PYTHONPATH'] = {os.pathsep.join([f'{tmp_path}/dask', PATH])!r}")
+    for command, code in (
+        ("stats x.h5", 1), ("normalize x.h5 -g 2", 1), ("diff x.h5 y.h5", 2),
+    ):  # fmt: skip
+        done = shell(f"$gn {command} --dask {mine.address}", code=code)
+        assert done.stderr == "gn: error: x.h5::/x: the HDF5 library crashed on this file\n"
+        assert done.stdout == ""
+    assert left(tmp_path) == ["x.h5", "y.h5"]
+    np.save(tmp_path / "x.npy", normal(4, 4, 8))
+    shell(f"$gn stats x.npy -q --dask {mine.address}")  # by the same worker
 
 
 def test_interrupted(tmp_path: Path, mine: Processes) -> None:
@@ -355,20 +427,78 @@ def test_a_file_that_is_no_scheduler_file(tmp_path: Path) -> None:
         next(stats_file(f"{tmp_path}/x.npy", dask=f"{tmp_path}/x.npy"))
 
 
-def test_no_log_reaches_stderr(shell: Shell) -> None:
-    """Whatever is logged when a command is interrupted; also by a logger that is made later."""
+OUTSIDERS = """
+import json, logging, os, socket, stat, sys
+from gncli.cluster import connect
+
+def refused(address, security=None):
+    try:
+        distributed.Client(address, security=security, timeout=3, set_as_default=False)
+    except OSError:
+        return True
+    return False
+
+def fetched(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as web:
+        web.sendall(b"GET /info/main/workers.html HTTP/1.0\\r\\n\\r\\n")
+        return web.recv(12).decode()
+
+if __name__ == "__main__":
+    made = connect("local", 2)
+    for name in "distributed", "distributed.client", "distributed.later", "tornado.later", "asyncio":
+        logging.getLogger(name).critical("cannot go on")
+    import distributed
+    local = made._local.cluster
+    told = {
+        "jobs": made.jobs,
+        "protocols": sorted({a.split(":")[0] for a in [local.scheduler_address, *made._workers]}),
+        "refused": [
+            refused(local.scheduler_address.replace("tls", "tcp")),
+            refused(local.scheduler_address, distributed.Security.temporary()),
+        ],
+        "fetched": fetched(local.scheduler.http_server.port),
+        "mode": oct(stat.S_IMODE(os.stat(made._local._folder).st_mode)),
+    }
+    made.close()
+    told["left"] = os.path.exists(made._local._folder)
+    print(json.dumps(told))
+"""
+
+
+def test_a_local_cluster_is_for_nobody_else(shell: Shell, tmp_path: Path) -> None:
+    """By TLS, by an HTTP server that serves nothing, and in a folder of its own. It logs nothing either."""
+    (tmp_path / "outsiders.py").write_text(OUTSIDERS)
+    done = shell(f"{sys.executable} outsiders.py")
+    assert json.loads(done.stdout) == {
+        "jobs": 2, "protocols": ["tls"], "refused": [True, True], "fetched": "HTTP/1.1 404",
+        "mode": "0o700", "left": False,
+    }  # fmt: skip
+    assert done.stderr == ""
+
+
+def test_a_stopped_process_of_a_local_cluster_is_ended(tmp_path: Path, shell: Shell) -> None:
+    """Also one that is stopped before it has started."""
+    np.save(tmp_path / "x.npy", normal(4, 4, 8))
     script = (
-        "import logging; from gncli.cluster import connect\nmade = connect('local', 1)\n"
-        "for name in 'distributed', 'distributed.client', 'distributed.later', 'tornado.later', 'asyncio':\n"
-        "    logging.getLogger(name).critical('cannot go on')\n"
-        "made.close()"
+        "import os, signal, threading\n"
+        "from multiprocessing import process\n"
+        "from gncli import cli, localcluster\n"
+        "localcluster.START = 1.0\n"
+        "started = process.BaseProcess.start\n"
+        "def start(self):\n"
+        "    started(self)\n"
+        "    os.kill(self.pid, signal.SIGSTOP)\n"
+        "    print(self.pid)\n"
+        "process.BaseProcess.start = start\n"
+        "if __name__ == '__main__':\n"
+        "    cli.main()\n"
     )
-    assert shell(f'{sys.executable} -c "$1"', script).stderr == ""
-
-
-def test_local_workers_are_as_many_as_jobs(shell: Shell) -> None:
-    script = "from gncli.cluster import connect\nmade = connect('local', 3)\nprint(made.jobs)\nmade.close()"
-    assert shell(f'{sys.executable} -c "$1"', script).stdout == "3\n"
+    (tmp_path / "run.py").write_text(script)
+    done = shell(f"{sys.executable} run.py stats x.npy -j 1 --dask local", code=1)
+    assert done.stderr.startswith("gn: error: x.npy: --dask local does not start: ")
+    assert done.stderr.count("\n") == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
 
 
 def test_pipes_stay_at_home(gn: Gn, tmp_path: Path, shell: Shell) -> None:
@@ -380,12 +510,16 @@ def test_pipes_stay_at_home(gn: Gn, tmp_path: Path, shell: Shell) -> None:
         assert done.stdout == ""
 
 
-def test_without_the_extra(shell: Shell, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "what"),
+    [("distributed", "--dask"), ("cryptography", "--dask local, to be closed to other users by TLS,")],
+)
+def test_without_the_extra(shell: Shell, tmp_path: Path, module: str, what: str) -> None:
     np.save(tmp_path / "x.npy", normal(4, 4, 8))
-    hidden = "import sys; sys.modules['distributed'] = None; from gncli.cli import main; main()"
+    hidden = f"import sys; sys.modules['{module}'] = None; from gncli.cli import main; main()"
     done = shell(f'{sys.executable} -c "{hidden}" stats x.npy --dask local', code=2)
     how = f"at the root of a clone of gn, {sys.executable} -m pip install '.[dask]'"
-    assert done.stderr == f"gn: error: --dask needs the extra dask: {how}\n"
+    assert done.stderr == f"gn: error: {what} needs the extra dask: {how}\n"
 
 
 def test_the_environment_is_not_obeyed(shell: Shell, tmp_path: Path) -> None:

@@ -40,8 +40,6 @@ NAMES = ("gn", "gncli")  # of the command
 # An error whose text is the help; click 8.1 has none.
 HELP: type[Exception] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}
-LOADING = ("HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_PLUGIN_PATH")  # by these, HDF5 loads libraries
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
 
 GRACE = 0.4  # seconds that a signal leaves for what is under way to end by itself
@@ -219,10 +217,7 @@ def _leave(code: int) -> NoReturn:
 def main() -> NoReturn:
     """What the shell runs. The process is gn's own, and is set up here."""
     gc.set_threshold(50_000)  # nothing that is loaded is garbage, and to find that out takes milliseconds
-    # The engine brings its own threads, and BLAS's would fight them. Read once, when numpy is loaded.
-    os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
-    for name in LOADING:
-        os.environ.pop(name, None)
+    containment.clean(os.environ)
     for number in STOPPING:
         if has_default(number):
             signal.signal(number, _stop)

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from gncli.conventions import CONVENTIONS
 from gncli.errors import UsageError
-from gncli.extras import require_extra
+from gncli.extras import require_dask
 from gncli.layout import Layout
 
 SIZE = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>[KMGT]?)(?P<kind>I?B)?", re.IGNORECASE)
@@ -55,7 +55,7 @@ def memory_size(ctx: click.Context, param: click.Parameter, value: str) -> int:
 
 def dask_address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None:
-        require_extra("dask", "distributed", "--dask")
+        require_dask(value)
     return value
 
 
