@@ -350,6 +350,7 @@ def _places(values: Floats) -> NDArray[Any]:
     """The place of each float in the order of its type, -0 and 0 at 0, in the integers of its size."""
     bits = values.view(f"i{values.dtype.itemsize}")
     sign = bits >> (8 * values.dtype.itemsize - 1)  # 0, or -1; without a branch, which costs more
-    places = sign & np.iinfo(bits.dtype).max
+    places: NDArray[Any] = sign & np.iinfo(bits.dtype).max
     np.bitwise_xor(bits, places, out=places)
-    return np.subtract(places, sign, out=places)
+    np.subtract(places, sign, out=places)
+    return places

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from gncli import kernel
 from gncli.layout import Box, Geometry
+from gncli.masks import Flags
 from gncli.measure import measure_lines
-from gncli.missing import Flags, find_missing, may_miss, measure_present
+from gncli.missing import find_missing, may_miss, measure_present
 from gncli.moments import Moments, join, stack
 from gncli.plan import Plan
 from gncli.scratch import Scratch, arithmetic

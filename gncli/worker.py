@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from gncli.errors import NonFiniteError
 from gncli.groupnorm import normalize, normalize_at_once
 from gncli.layout import Box, Run, flat_geometry
+from gncli.masks import Flags
 from gncli.measure import Left, measure_lines
-from gncli.missing import Flags, measure_present
+from gncli.missing import measure_present
 from gncli.moments import Cascade, Moments, alone, merge, pool
 from gncli.norm import Norm
 from gncli.plan import Plan

@@ -85,7 +85,7 @@ class BatchReader:
             done += stop - start
         begins = np.empty_like(starts)
         begins[order] = starts
-        view = memoryview(room)
+        view = room.data
         return [view[at : at + size] for at, size in zip(begins.tolist(), sizes.tolist(), strict=True)]
 
     def _place(self, chunks: NDArray[Any], numbers: Box, box: Box, values: NDArray[Any]) -> None:
