@@ -171,7 +171,7 @@ class Hdf5Output:
             self.discard()
 
     def _require_apart(self) -> None:
-        with h5py.File(self._numb, "r") as file:
+        with h5py.File(self.staged.path, "r", locking=False) as file:  # quicker than by way of Python
             require_apart(file, self.written, self.path)
 
     def discard(self) -> None:
