@@ -25,6 +25,12 @@ def on_advance(observer: Callable[[], object] | None) -> None:
     _observer = observer
 
 
+def alive() -> None:
+    """Say that work goes on which has no line of progress."""
+    if _observer:
+        _observer()
+
+
 def make_way() -> None:
     """Before anything else is said, on stderr or on a terminal's stdout."""
     for progress in _UNDER_WAY:
@@ -69,8 +75,7 @@ class Progress:
     def advance(self, count: int) -> None:
         """`count` more bytes are done."""
         self._done += count
-        if _observer:
-            _observer()
+        alive()
         now = time.monotonic()
         if not self._shown or now < self._next:
             return

@@ -14,7 +14,7 @@ from gncli.errors import FormatError, GnError
 from gncli.tensors.hdf5_cf import find_decoding
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.tensors.hdf5_find import find, numeric_dtype, walk
-from gncli.tensors.hdf5_safety import encoded, lookup, open_file, require_own
+from gncli.tensors.hdf5_safety import encoded, lookup, object_of, open_file, require_own
 from gncli.tensors.header import TensorHeader
 
 STORAGE = {
@@ -40,10 +40,10 @@ def inspect_datasets(
     wrong: GnError | None = None
     with translated(FormatError, shown), open_file(path, shown) as file:
         with translated(FormatError, shown):
-            names: dict[h5py.Dataset, list[str]] = defaultdict(list)
+            names: dict[tuple[int, int], list[str]] = defaultdict(list)
             for name, dataset in walk(file, external=external):
                 if dataset is not None:
-                    names[dataset].append(name)
+                    names[object_of(dataset)].append(name)
         for name, _ in found:
             address = f"{shown}::{name}"
             try:
@@ -51,7 +51,7 @@ def inspect_datasets(
                     dataset = lookup(file, name, external=external, shown=shown)
                     numeric_dtype(dataset, address)
                     require_own(dataset, address, external=external)
-                    others = [other for other in names[dataset] if other != name]
+                    others = [other for other in names[object_of(dataset)] if other != name]
                     links = [{"path": other, "kind": _kind(file, other)} for other in others]
                     header = _header(address, dataset, links)
             except GnError as error:

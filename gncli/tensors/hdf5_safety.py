@@ -22,6 +22,7 @@ MOST_LINKS = 16  # soft links on the way to one object; HDF5's own limit
 # Deflate makes at most 1032 bytes of one; what is said to be more than this and a gigabyte is not there.
 LIKELY = 1100
 WORTH_A_DOUBT = 1 << 30
+METADATA = 4 << 20  # bytes of headers that HDF5 keeps of a file
 PERMIT = "--allow-external permits it"
 
 while h5py.h5pl.size():  # HDF5 would load filters, as machine code, from wherever the environment says
@@ -37,6 +38,8 @@ class ReadFile(h5py.File):  # type: ignore[misc]  # h5py has no types
     def __init__(self, path: str) -> None:
         super().__init__(path, "r")
         self.foreign: list[Any] = []
+        if os.path.getsize(path) > METADATA:
+            _limit_metadata(self.id)
 
     def close(self) -> None:
         """Close the file, unless it is kept open for others, and then every object of it.
@@ -48,6 +51,16 @@ class ReadFile(h5py.File):  # type: ignore[misc]  # h5py has no types
         self.foreign.clear()
         if not kept.give_back(self):
             super().close()
+
+
+def _limit_metadata(file: Any) -> None:
+    """Have HDF5 keep fewer headers: of what is 32 MiB in the file, its default, it makes 500 MB in memory."""
+    settings = file.get_mdc_config()
+    settings.set_initial_size = True
+    settings.initial_size = settings.max_size = METADATA
+    settings.min_size = min(settings.min_size, METADATA)
+    settings.incr_mode = settings.flash_incr_mode = settings.decr_mode = 0  # off: the size is fixed
+    file.set_mdc_config(settings)
 
 
 class Dataset(h5py.Dataset):  # type: ignore[misc]  # h5py has no types
