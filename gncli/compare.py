@@ -21,7 +21,8 @@ from gncli.groupwise import Groups
 from gncli.layout import Run
 from gncli.matching import Match, read_alone
 from gncli.missing import count_missing
-from gncli.stats import tensor_stats
+from gncli.rows import side_by_side
+from gncli.stats import Measuring, Parts, part_rows
 from gncli.tensors import Source, decoded
 from gncli.tensors.address import split, unchanged
 from gncli.tensors.pipe import stream_at
@@ -202,10 +203,18 @@ class Pair:
         """Their statistics, from a pass over each; None for complex numbers."""
         if any(source.dtype.kind == "c" for source in self.given):
             return None
-        chosen = chosen | {"jobs": self.options.jobs, "memory": self.options.memory}
-        chosen |= {"by": ("sample", "group"), "progress": self.options.progress, "dask": self.options.dask}
-        sides = [tensor_stats(source, source.address, **chosen) for source in self.given]
-        return Groups.of(zip(*sides, strict=True), self.a.shape, chosen)
+        options = self.options
+        parts = Parts.of(
+            self.a.shape,
+            chosen["groups"],
+            chosen["channels_per_group"],
+            chosen["layout"],
+            chosen["grouping"],
+            ("sample", "group"),
+        )
+        how = Measuring(options.jobs, options.memory, options.dask, options.progress, at_once=2)
+        a, b = (part_rows(source, source.address, parts, how) for source in self.given)
+        return Groups.of(side_by_side(a, b), parts, self.a.shape)
 
 
 def _shown(value: Any) -> Any:

@@ -193,15 +193,29 @@ def _decodes(name: str) -> bool:
 def _flat(record: Record, prefix: str = "") -> dict[str, str]:
     row: dict[str, str] = {}
     for name, value in record.items():
-        if prefix + name in NESTED:
-            inner = value if isinstance(value, Mapping) else dict.fromkeys(NESTED[prefix + name])
-            row |= _flat(inner, f"{prefix}{name}.")
-        elif isinstance(value, str):
-            row[prefix + name] = printable(value.replace("\\", "\\\\"))
+        full = prefix + name
+        if full not in NESTED:
+            row[full] = _field(value)
+        elif isinstance(value, Mapping):
+            row |= _flat(value, f"{full}.")
         else:
-            plain = _plain(value)
-            row[prefix + name] = "" if plain is None else _json(plain, separators=(",", ":"))
+            row |= dict.fromkeys([f"{full}.{inner}" for inner in NESTED[full]], "")
     return row
+
+
+def _field(value: object) -> str:
+    """Return the value as a field of TSV. Most are plain numbers, of which there may be millions."""
+    kind = type(value)
+    if kind is int:
+        return str(value)
+    if kind is float:
+        return repr(value) if math.isfinite(value) else ""  # type: ignore[arg-type]
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return printable(value.replace("\\", "\\\\"))
+    plain = _plain(value)
+    return "" if plain is None else _json(plain, separators=(",", ":"))
 
 
 def _statistics(moments: object) -> list[str]:

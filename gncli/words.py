@@ -46,6 +46,8 @@ def as_size(count: float) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line: what no terminal shows, or acts upon, is escaped as Python would."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

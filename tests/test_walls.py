@@ -32,7 +32,7 @@ FLOORS: tuple[set[str], ...] = (
     {"worker"},
     {"engine", "cluster"},
     {"api", "crew"},
-    {"histogram"},
+    {"histogram", "rows"},
     {"normalize", "stats", "info", "difference", "plot", "abreast", "matching"},
     {"verdict", "batch", "recipes", "equality"},
     {"groupwise", "explain"},
