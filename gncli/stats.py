@@ -115,7 +115,7 @@ class Measuring:
 
     @contextmanager
     def at_work(self, source: Source, address: str, view: Geometry) -> Iterator[_Work]:
-        """What `engine` needs to measure the source. Raises GnError, in the end where the file has changed."""
+        """What `engine` needs to measure the source. Raises GnError, also where the file changes."""
         before = identity(address)
         Crew.refuse_pipes(self.dask, piped=isinstance(source, StreamSource))
         crew = Crew.of(self.jobs, self.memory, self.dask)
