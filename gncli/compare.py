@@ -23,7 +23,7 @@ from gncli.matching import Match, read_alone
 from gncli.missing import count_missing
 from gncli.rows import side_by_side
 from gncli.stats import Measuring, Parts, part_rows
-from gncli.tensors import Source, decoded
+from gncli.tensors import Source, decoded, require_decodable
 from gncli.tensors.address import split, unchanged
 from gncli.tensors.pipe import stream_at
 from gncli.tensors.values import Values, open_any
@@ -100,7 +100,7 @@ def opened(a: str, b: str, options: Comparison) -> Iterator[Pair | ValuePair]:
             piped = any(stream_at(split(address)[0]) is not None for address in (a, b))
             Crew.refuse_pipes(options.dask, piped=piped)
             if isinstance(first, Values) or isinstance(second, Values):
-                yield ValuePair(first, second, nan_differ=options.tolerance.nan_differ)
+                yield ValuePair(first, second, nan_differ=options.tolerance.nan_differ, memory=options.memory)
             else:
                 yield Pair(first, second, options, stack)
         except GnError as error:
@@ -115,7 +115,11 @@ class Pair:
 
     def __init__(self, a: Source, b: Source, options: Comparison, stack: ExitStack) -> None:
         self.options = options
-        self.both = Abreast(Crew.of(options.jobs, options.memory, options.dask), options.progress, stack)
+        crew = Crew.of(options.jobs, options.memory, options.dask)
+        widest = max(a.dtype.itemsize, b.dtype.itemsize)
+        for source in (a, b):
+            crew = replace(crew, jobs=require_decodable(source, options.memory, crew.jobs, widest))
+        self.both = Abreast(crew, options.progress, stack)
         self.given = self.a, self.b = a, b
         if a.shape == b.shape:  # else there may be nothing to read
             self.given = self.a, self.b = self.both.held(a), self.both.held(b)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gncli.abreast import keep
 from gncli.api import DEFAULT_MEMORY
 from gncli.confirm import Confirmation, Errors
 from gncli.difference import narrower
@@ -22,7 +23,15 @@ from gncli.progress import Progress
 from gncli.recipes import Floats, Recipe, structures
 from gncli.sampling import Sample
 from gncli.screen import APART, Affine, Screen, count_tied
-from gncli.tensors import Source, decoded, more, open_seekable, open_source
+from gncli.tensors import (
+    Source,
+    decoded,
+    more,
+    open_seekable,
+    open_source,
+    read_whole,
+    require_decodable,
+)
 from gncli.tensors.address import unchanged
 from gncli.tensors.reordered import reordered
 
@@ -143,6 +152,9 @@ def _search(
 ) -> tuple[list[Candidate], Screen]:
     """The best candidates, measured on every element."""
     jobs = question.jobs or usable_cores()
+    for source in (x, y):
+        jobs = require_decodable(source, question.memory, jobs)
+        keep(source, question.memory // 8)
     executor = stack.enter_context(threads(jobs))
     unknown = question.affine == "unknown"
     affine = Affine(_parameter(question.gamma, question), _parameter(question.beta, question), unknown)
@@ -179,7 +191,7 @@ def _parameter(given: float | str | None, question: Question) -> Floats | float 
         size = prod(source.shape)
         if size != max(source.shape, default=1):
             raise LayoutError(f"has shape {source.shape}; give one value a channel or a group", address=given)
-        values = source.read([(0, size)], np.empty(size, source.dtype)).astype(np.float64)
+        values = read_whole(source, question.memory).astype(np.float64)
     finally:
         source.close()
     return values if size != 1 else float(values[0])

@@ -142,6 +142,7 @@ def with_histogram(
     *,
     bins: int = BINS,
     jobs: int | None = None,
+    memory: int = DEFAULT_MEMORY,
     progress: bool | None = False,
     allow_external: bool = False,
     raw: bool = False,
@@ -149,7 +150,8 @@ def with_histogram(
 ) -> dict[str, object]:
     """The record of a whole tensor with its histogram, for which it is read once more. Raises GnError."""
     empty = of_statistics(record, bins)
-    histogram = fill(empty, record["input"], jobs, progress, external=allow_external, as_stored=raw)
+    address = record["input"]
+    histogram = fill(empty, address, jobs, progress, memory=memory, external=allow_external, as_stored=raw)
     return {**record, "histogram": histogram}
 
 

@@ -8,8 +8,10 @@ import h5py
 import numpy as np
 
 from gncli.tensors.decoding import ATTRIBUTES, Decoding, decoding_of, text_of
+from gncli.tensors.hdf5_bounded import TooLargeError, read_attribute
 
 OUTDATED = {*ATTRIBUTES, "actual_range", "MATLAB_int_decode"} - {"dtype"}  # once the values are others
+MOST = 1 << 16  # bytes of an attribute that says how to decode
 MATLAB_CLASSES = {"float32": b"single", "float64": b"double"}
 NETCDF_ROOT = ("_NCProperties", "_nc3_strict")
 NETCDF_DATASET = ("_Netcdf4Dimid", "_Netcdf4Coordinates")
@@ -25,9 +27,9 @@ def find_decoding(dataset: h5py.Dataset) -> Decoding | None:
 
 
 def _read(dataset: h5py.Dataset, name: str) -> object:
-    """The attribute's value; None where it has none, or none that h5py can read."""
-    with suppress(OSError, RuntimeError, TypeError, ValueError):
-        value = dataset.attrs[name]
+    """The attribute's value; None where it has none, or none that h5py can read, or a huge one."""
+    with suppress(OSError, RuntimeError, TypeError, ValueError, TooLargeError):
+        value = read_attribute(dataset, name, MOST)
         return None if isinstance(value, h5py.Empty) else value
     return None
 

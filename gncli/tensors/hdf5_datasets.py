@@ -9,8 +9,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gncli.errors import OutputError
+from gncli.errors import BudgetError, OutputError
 from gncli.report import say
+from gncli.tensors.hdf5_bounded import TooLargeError, attribute_names, bounded
 from gncli.tensors.hdf5_errors import H5PY_ERRORS
 from gncli.tensors.hdf5_filters import settings_like
 from gncli.tensors.hdf5_places import is_numpys
@@ -25,6 +26,9 @@ REFERRING = (h5py.h5t.VLEN, h5py.h5t.REFERENCE, h5py.h5t.STRING)
 
 # Filters that round values: scale-offset, zfp, sz, fcidecomp, sz3, sperr.
 LOSSY = (h5py.h5z.FILTER_SCALEOFFSET, 32013, 32017, 32019, 32024, 32028)
+
+
+COPIED = 128 << 20  # bytes of memory that it may take to copy an attribute
 
 
 def space_of(shape: tuple[int, ...]) -> Any:
@@ -77,7 +81,7 @@ def like(file: h5py.File, old: h5py.Dataset, dtype: np.dtype[Any]) -> h5py.Datas
             settings.set_fill_value(np.asarray(old.fillvalue).astype(dtype))
     new = create(file, space, dtype, settings)
     scaled = has_scales(old)
-    for key in old.attrs:
+    for key in attribute_names(old, COPIED):
         if scaled and key == "DIMENSION_LIST":  # references, which attach_scale makes on both sides
             continue
         if at_home or not (key in AT_HOME or holds_references(h5py.h5a.open(old.id, encoded(key)))):
@@ -90,8 +94,17 @@ def like(file: h5py.File, old: h5py.Dataset, dtype: np.dtype[Any]) -> h5py.Datas
 
 
 def _copy_attribute(old: h5py.Dataset, new: h5py.Dataset, key: str | bytes) -> None:
-    # At the low level, where its type stays as it is: fixed strings, enumerations, references.
     name = encoded(key)
+    try:
+        with bounded(COPIED):
+            _copy_attribute_of_any_size(old, new, name)
+    except TooLargeError as error:
+        shown = name.decode("utf-8", "surrogateescape")
+        raise BudgetError(f"attribute {shown}, which is to be copied, {error.message}; remove it") from None
+
+
+def _copy_attribute_of_any_size(old: h5py.Dataset, new: h5py.Dataset, name: bytes) -> None:
+    # At the low level, where its type stays as it is: fixed strings, enumerations, references.
     attribute = h5py.h5a.open(old.id, name)
     kind, space = attribute.get_type(), attribute.get_space()
     stored = kind.copy() if kind.committed() and new.file.id != old.file.id else kind

@@ -11,11 +11,15 @@ import h5py
 import numpy as np
 
 from gncli.errors import FormatError, GnError
+from gncli.tensors.hdf5_bounded import TooLargeError, attribute_names, read_attribute, size_of
 from gncli.tensors.hdf5_cf import find_decoding
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.tensors.hdf5_find import find, numeric_dtype, walk
 from gncli.tensors.hdf5_safety import encoded, lookup, object_of, open_file, require_own
 from gncli.tensors.header import TensorHeader
+
+SHOWN = 4 << 20  # bytes of the attributes of a dataset, of which one may have a quarter
+LEAST = 100  # bytes that an attribute takes in a record, besides its name and its value
 
 STORAGE = {
     h5py.h5d.COMPACT: "compact",
@@ -77,7 +81,7 @@ def _header(address: str, dataset: h5py.Dataset, links: list[dict[str, str]]) ->
         dataset.chunks,
         dataset.maxshape,
         filters,
-        {_text(name): _attribute(dataset, name) for name in dataset.attrs},
+        _attributes(dataset),
         links,
         find_decoding(dataset),
     )
@@ -93,13 +97,33 @@ def _text(name: str | bytes) -> str:
     return name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
 
 
-def _attribute(dataset: h5py.Dataset, name: str | bytes) -> object:
-    """As JSON has it; in words what JSON has not."""
+def _attributes(dataset: h5py.Dataset) -> dict[str, object]:
+    """The attributes as JSON has them, but for what is too large."""
+    shown: dict[str, object] = {}
+    room = SHOWN
     try:
-        value = dataset.attrs[name]
+        names = attribute_names(dataset)
+    except TooLargeError as error:
+        return {"...": f"{len(dataset.attrs)} attributes, not shown: to list them {error.message}"}
+    for name in names:
+        value, size = _attribute(dataset, name, min(room, SHOWN // 4))
+        room -= size + len(name) + LEAST
+        if room < 0:
+            shown["..."] = f"{len(names) - len(shown)} more attributes, too many to be shown"
+            break
+        shown[_text(name)] = value
+    return shown
+
+
+def _attribute(dataset: h5py.Dataset, name: str | bytes, most: int) -> tuple[object, int]:
+    """As JSON has it, in words what JSON has not or what is too large; and its size in bytes."""
+    try:
+        value = read_attribute(dataset, name, most)
+    except TooLargeError as error:
+        return error.message, 0
     except H5PY_ERRORS as error:
-        return f"cannot be read: {h5py_reason(error)}"
-    return _plain(value.tolist() if isinstance(value, np.ndarray | np.generic) else value)
+        return f"cannot be read: {h5py_reason(error)}", 0
+    return _plain(value.tolist() if isinstance(value, np.ndarray | np.generic) else value), size_of(value)
 
 
 def _plain(value: Any) -> object:
