@@ -93,6 +93,29 @@ def part_rows(source: Source, address: str, parts: Parts, how: Measuring) -> Ite
         yield from rows_of_groups(work.source, work.cut, work.executor, work.advance, how.memory // 4)
 
 
+def file_rows(
+    address: str,
+    by: tuple[str, ...],
+    how: Measuring,
+    *,
+    groups: int | None,
+    channels_per_group: int | None,
+    layout: str | None,
+    grouping: str,
+    allow_external: bool = False,
+    raw: bool = False,
+) -> Iterator[Rows]:
+    """As `part_rows`, of what stands at `address`, even if it declares far more than it stores."""
+    source = open_source(address, external=allow_external, force=True, as_stored=raw)
+    try:
+        parts = Parts.of(source.shape, groups, channels_per_group, layout, grouping, by)
+        yield from part_rows(source, address, parts, how)
+    except GnError as error:
+        raise error.at(address) from None
+    finally:
+        source.close()
+
+
 class _Work(NamedTuple):
     source: Source
     cut: Plan
