@@ -21,8 +21,9 @@ from gncli.groupwise import Groups
 from gncli.layout import Run
 from gncli.matching import Match, read_alone
 from gncli.missing import count_missing
-from gncli.stats import tensor_stats
-from gncli.tensors import Source, decoded
+from gncli.rows import side_by_side
+from gncli.stats import Measuring, Parts, part_rows
+from gncli.tensors import Source, decoded, require_decodable
 from gncli.tensors.address import split, unchanged
 from gncli.tensors.pipe import stream_at
 from gncli.tensors.values import Values, open_any
@@ -99,7 +100,7 @@ def opened(a: str, b: str, options: Comparison) -> Iterator[Pair | ValuePair]:
             piped = any(stream_at(split(address)[0]) is not None for address in (a, b))
             Crew.refuse_pipes(options.dask, piped=piped)
             if isinstance(first, Values) or isinstance(second, Values):
-                yield ValuePair(first, second, nan_differ=options.tolerance.nan_differ)
+                yield ValuePair(first, second, nan_differ=options.tolerance.nan_differ, memory=options.memory)
             else:
                 yield Pair(first, second, options, stack)
         except GnError as error:
@@ -115,6 +116,9 @@ class Pair:
     def __init__(self, a: Source, b: Source, options: Comparison, stack: ExitStack) -> None:
         self.options = options
         crew = Crew.of(options.jobs, options.memory, options.dask, [a.address, b.address])
+        widest = max(a.dtype.itemsize, b.dtype.itemsize)
+        for source in (a, b):
+            crew = replace(crew, jobs=require_decodable(source, options.memory, crew.jobs, widest))
         self.both = Abreast(crew, options.progress, stack)
         self.given = self.a, self.b = a, b
         if a.shape == b.shape:  # else there may be nothing to read
@@ -203,10 +207,18 @@ class Pair:
         """Their statistics, from a pass over each; None for complex numbers."""
         if any(source.dtype.kind == "c" for source in self.given):
             return None
-        chosen = chosen | {"jobs": self.options.jobs, "memory": self.options.memory}
-        chosen |= {"by": ("sample", "group"), "progress": self.options.progress, "dask": self.options.dask}
-        sides = [tensor_stats(source, source.address, **chosen) for source in self.given]
-        return Groups.of(zip(*sides, strict=True), self.a.shape, chosen)
+        options = self.options
+        parts = Parts.of(
+            self.a.shape,
+            chosen["groups"],
+            chosen["channels_per_group"],
+            chosen["layout"],
+            chosen["grouping"],
+            ("sample", "group"),
+        )
+        how = Measuring(options.jobs, options.memory, options.dask, options.progress, at_once=2)
+        a, b = (part_rows(source, source.address, parts, how) for source in self.given)
+        return Groups.of(side_by_side(a, b), parts, self.a.shape)
 
 
 def _shown(value: Any) -> Any:

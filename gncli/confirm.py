@@ -84,7 +84,7 @@ class Confirmation:
             return Fit.of(z.ravel(), w, sound, labels[channel], classes).sums
 
         total = np.zeros((5, classes))
-        for part in self._each(sums):
+        for part in self._each(sums, sum):
             total += part
         gamma, beta = Fit(total).solve()
         return gamma[labels], beta[labels]
@@ -105,8 +105,13 @@ class Confirmation:
             total = [one + other for one, other in zip(total, part, strict=True)]
         return total
 
-    def _each(self, work: Callable[..., Any]) -> Iterator[Any]:
-        """`work(x, y, places, mean, var)` of every block, on five axes that broadcast."""
+    def _each(
+        self, work: Callable[..., Any], together: Callable[[Iterator[Any]], Any] | None = None
+    ) -> Iterator[Any]:
+        """`work(x, y, places, mean, var)` of every piece of a block, on five axes that broadcast.
+
+        `together` makes one result of those of a block.
+        """
         cut = self._plan
 
         def task(given: tuple[Box, Moments]) -> Any:
@@ -120,7 +125,7 @@ class Confirmation:
                 sound = np.where(moments.finite == moments.size, 1.0, np.nan)
                 mean = (moments.mean[0] + moments.mean[1]) / moments.unit * sound
                 var = moments.m2[0] / moments.finite / moments.unit / moments.unit * sound
-                return [
+                found = (
                     work(
                         x[at].astype(np.float64),
                         y[at],
@@ -129,7 +134,8 @@ class Confirmation:
                         var[None, at[1], None, at[3], None],
                     )
                     for at in _pieces(x.shape)
-                ]
+                )
+                return list(found) if together is None else [together(found)]
 
         for window, moments in measure_groups(self.x, cut, self._executor):
             tasks = ((block, moments) for block in window.blocks)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.boxes import Boxes, along_chunks
+from gncli.boxes import along_chunks
 from gncli.difference import widened
+from gncli.errors import BudgetError
+from gncli.layout import Box
+from gncli.progress import note_advance
 from gncli.tensors import Source
 from gncli.tensors.values import Values
 
@@ -21,8 +25,8 @@ Flags = NDArray[np.bool_]
 class ValuePair:
     """Two open datasets, of which one holds no numbers at least."""
 
-    def __init__(self, a: Source | Values, b: Source | Values, *, nan_differ: bool) -> None:
-        self.a, self.b, self._nan_differ = a, b, nan_differ
+    def __init__(self, a: Source | Values, b: Source | Values, *, nan_differ: bool, memory: int) -> None:
+        self.a, self.b, self._nan_differ, self._memory = a, b, nan_differ, memory
 
     def record(self) -> dict[str, Any]:
         """All that is told of the pair, but for its names."""
@@ -46,8 +50,7 @@ class ValuePair:
     def _compared(self, a: Values, b: Values) -> dict[str, Any]:
         count, differing = prod(a.shape) if a.shape is not None else 0, 0
         first: dict[str, Any] = {}
-        for box in _boxes(a, b) if count else ():
-            x, y = a.read_values(box), b.read_values(box)
+        for box, x, y in self._pieces(a, b) if count else ():
             extent = tuple(stop - start for start, stop in box)
             different = ~same(x, y, len(extent), nan_differ=self._nan_differ)
             differing += int(np.count_nonzero(different))
@@ -61,11 +64,35 @@ class ValuePair:
         found = {"equal": not differing, "count": count, "differing": differing, "share": share}
         return found | first | {"verdict": verdict}
 
+    def _pieces(self, a: Values, b: Values) -> Iterator[tuple[Box, NDArray[Any], NDArray[Any]]]:
+        """Yield all boxes and the values of both sides in them. Raises BudgetError."""
+        shape, share = a.shape or (), self._memory // 4
+        for side in (a, b):
+            side.require_room(self._memory)
+        most = max(1, min(ELEMENTS, share // max(1, a.itemsize, b.itemsize)))
+        chunks = [side.chunks or (1,) * len(shape) for side in (a, b)]
+        for box in along_chunks(shape, chunks, most):
+            smaller = [box]  # the next one last
+            while smaller:
+                part = smaller.pop()
+                try:
+                    values = a.read_values(part, share), b.read_values(part, share)
+                except BudgetError:
+                    if not (halves := _halves(part)):
+                        raise
+                    smaller += reversed(halves)
+                    continue
+                note_advance()
+                yield part, *values
 
-def _boxes(a: Values, b: Values) -> Boxes:
-    shape = a.shape or ()
-    chunks = [side.chunks or (1,) * len(shape) for side in (a, b)]
-    return along_chunks(shape, chunks, ELEMENTS)
+
+def _halves(box: Box) -> list[Box]:
+    """Return the box in two; none where it is a single element."""
+    for axis, (start, stop) in enumerate(box):
+        if stop - start > 1:
+            middle = (start + stop) // 2
+            return [(*box[:axis], span, *box[axis + 1 :]) for span in ((start, middle), (middle, stop))]
+    return []
 
 
 def _listed(shape: tuple[int, ...] | None) -> list[int] | None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from heapq import nlargest
-from math import inf, isnan, prod
-from typing import Any
+from collections.abc import Iterable
+from math import prod
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gncli.layout import Layout, channel_axis, group_count, is_interleaved, sample_axis
+from gncli.layout import channel_axis, sample_axis
+from gncli.rows import Rows
+from gncli.stats import Parts
 from gncli.tensors import Source
 from gncli.verdict import GroupStatistics, Places
 
+Floats: TypeAlias = NDArray[np.float64]
+
+FIELDS = ("sample", "group", "mean_a", "mean_b", "std_a", "std_b", "mean_diff", "std_diff")
 RANKED = 100  # groups of a record
 HELD = 1 << 20  # groups whose statistics may be held for a verdict
 
@@ -22,31 +27,37 @@ class Groups:
 
     def __init__(self, word: str, shape: tuple[int, ...], groups: int, interleaved: bool) -> None:
         self.word, self.shape, self.groups, self.interleaved = word, shape, groups, interleaved
-        self.ranked: list[dict[str, Any]] = []
+        self._ranked: list[tuple[float, tuple[Any, ...]]] = []
         self.channel_axis, self.sample_axis = channel_axis(word, len(shape)), sample_axis(word)
         samples = 1 if self.sample_axis is None else shape[self.sample_axis]
         self.cells = samples, groups
         self.held = np.full((4, *self.cells), np.nan) if 0 < samples * groups <= HELD else None
 
     @classmethod
-    def of(
-        cls, rows: Iterator[tuple[dict[str, Any], ...]], shape: tuple[int, ...], chosen: dict[str, Any]
-    ) -> Groups:
-        word = Layout.parse(chosen["layout"] or "channels_first").on(shape).word
-        channels = shape[channel_axis(word, len(shape))]
-        count = group_count(channels, chosen["groups"], chosen["channels_per_group"])
-        groups = cls(word, shape, count, is_interleaved(chosen["grouping"]))
-        groups.ranked = nlargest(RANKED, map(groups._row, rows), key=_apart)
+    def of(cls, pairs: Iterable[tuple[Rows, Rows]], parts: Parts, shape: tuple[int, ...]) -> Groups:
+        """Return what pairs of rows, of all groups of both sides, tell of tensors of this shape."""
+        groups = cls(parts.word, shape, parts.groups, parts.interleaved)
+        for a, b in pairs:
+            groups._add(a, b)
         return groups
 
-    def _row(self, sides: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-        a, b = sides
-        values = a["mean"], b["mean"], a["std"], b["std"]
-        cell = a["sample"], a["group"]
+    def _add(self, a: Rows, b: Rows) -> None:
+        values = np.stack([a["mean"], b["mean"], a["std"], b["std"]])
         if self.held is not None:
-            self.held[:, *cell] = values
-        row = dict(zip(("sample", "group", "mean_a", "mean_b", "std_a", "std_b"), cell + values, strict=True))
-        return row | {"mean_diff": values[0] - values[1], "std_diff": values[2] - values[3]}
+            self.held[:, a["sample"], a["part"]] = values
+        with np.errstate(invalid="ignore"):
+            off = np.stack([values[0] - values[1], values[2] - values[3]])
+        apart = _apart(values, off)
+        most = np.argsort(-apart, kind="stable")[:RANKED]  # of equals the first is ranked higher
+        columns = a["sample"], a["part"], *values, *off
+        rows = zip(*(column[most].tolist() for column in columns), strict=True)
+        found = [*self._ranked, *zip(apart[most].tolist(), rows, strict=True)]
+        self._ranked = sorted(found, key=lambda pair: -pair[0])[:RANKED]
+
+    @property
+    def ranked(self) -> list[dict[str, Any]]:
+        """The most different groups, as in a record."""
+        return [dict(zip(FIELDS, row, strict=True)) for _, row in self._ranked]
 
     def record(self) -> dict[str, object]:
         grouping = "interleaved" if self.interleaved else "contiguous"
@@ -75,9 +86,9 @@ class Groups:
         return places // run % self.shape[axis]
 
 
-def _apart(row: dict[str, Any]) -> float:
-    """How far a group's statistics are apart; one that has them on one side only is the farthest."""
-    if isnan(row["mean_a"]) and isnan(row["mean_b"]):
-        return 0.0
-    apart = max(abs(row["mean_diff"]), abs(row["std_diff"]))
-    return inf if isnan(apart) else apart
+def _apart(values: Floats, off: Floats) -> Floats:
+    """How far each group's statistics are apart; one that has them on one side only is the farthest."""
+    apart: Floats = np.abs(off).max(0)  # NaN where one is
+    apart[np.isnan(apart)] = np.inf
+    apart[np.isnan(values[:2]).all(0)] = 0.0
+    return apart

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gncli.api import DEFAULT_MEMORY
 from gncli.deviations import EXACT
 from gncli.executors import in_order, threads, usable_cores
 from gncli.layout import Run, stretches
 from gncli.progress import Progress
-from gncli.tensors import open_source
+from gncli.tensors import left_for_blocks, open_source
 from gncli.tensors.address import unchanged
 from gncli.tensors.null import NullSink
 
@@ -121,6 +122,7 @@ def fill(
     jobs: int | None,
     progress: bool | None,
     *,
+    memory: int = DEFAULT_MEMORY,
     external: bool = False,
     as_stored: bool = False,
 ) -> dict[str, list[Any]] | None:
@@ -133,7 +135,7 @@ def fill(
     source = open_source(address, external=external, force=True, as_stored=as_stored)
     try:
         size = prod(source.shape)
-        workers = jobs or usable_cores()
+        _, workers = left_for_blocks(source, memory, jobs or usable_cores())
 
         def task(run: Run) -> tuple[int, NDArray[np.int64]]:
             return run[1], histogram.count(source.read([run], np.empty(run[1], source.dtype)))

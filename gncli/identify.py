@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gncli.abreast import keep
 from gncli.api import DEFAULT_MEMORY
 from gncli.confirm import Confirmation, Errors
 from gncli.difference import narrower
@@ -20,14 +21,24 @@ from gncli.executors import threads, usable_cores
 from gncli.layout import Layout, layouts, sample_axis
 from gncli.progress import Progress
 from gncli.recipes import Floats, Recipe, structures
-from gncli.sampling import Sample
+from gncli.sampling import Sample, samples_within
 from gncli.screen import APART, Affine, Screen, count_tied
-from gncli.tensors import Source, decoded, more, open_seekable, open_source
+from gncli.tensors import (
+    Source,
+    decoded,
+    more,
+    open_seekable,
+    open_source,
+    read_whole,
+    require_decodable,
+)
 from gncli.tensors.address import unchanged
 from gncli.tensors.reordered import reordered
 
 ROUNDINGS = 64  # of the largest value: what a framework's arithmetic may be off by
 CONFIRMED, SOLVED = 8, 4  # candidates that are tried on every element; those whose scale is solved for
+# Bytes that a channel of a sample takes, with what it takes to compute with: and with scale and shift.
+MEASURING, SOLVING = 72, 240
 CRITERION = (
     f"yes: rounding explains max abs, and rms is at most {APART:g} times the least of such rows; "
     "max ulp, which is large near 0, does not count"
@@ -143,14 +154,20 @@ def _search(
 ) -> tuple[list[Candidate], Screen]:
     """The best candidates, measured on every element."""
     jobs = question.jobs or usable_cores()
+    for source in (x, y):
+        jobs = require_decodable(source, question.memory, jobs)
+        keep(source, question.memory // 8)
     executor = stack.enter_context(threads(jobs))
     unknown = question.affine == "unknown"
     affine = Affine(_parameter(question.gamma, question), _parameter(question.beta, question), unknown)
-    sample = Sample(x, y, executor, jobs, question.memory)
+    tried = structures(x.shape, words)
+    channels = max(structure.channels for structure in tried)
+    most = samples_within(question.memory, channels, SOLVING if unknown else MEASURING)
+    sample = Sample(x, y, executor, jobs, question.memory, most=most)
     if not np.isfinite(sample.y).any():
         raise FormatError("has no finite value where it was looked at", address=y.address)
     screen = Screen(sample, affine)
-    found = screen.candidates(structures(x.shape, words))
+    found = screen.candidates(tried)
     if not found:
         lengths = " and ".join(str(v.shape) for v in (affine.gamma, affine.beta) if isinstance(v, np.ndarray))
         raise LayoutError(f"shape {x.shape} has no axis of channels for a gamma or beta of {lengths}")
@@ -179,7 +196,7 @@ def _parameter(given: float | str | None, question: Question) -> Floats | float 
         size = prod(source.shape)
         if size != max(source.shape, default=1):
             raise LayoutError(f"has shape {source.shape}; give one value a channel or a group", address=given)
-        values = source.read([(0, size)], np.empty(size, source.dtype)).astype(np.float64)
+        values = read_whole(source, question.memory).astype(np.float64)
     finally:
         source.close()
     return values if size != 1 else float(values[0])

@@ -43,6 +43,18 @@ class Moments(NamedTuple):
         rest = function(least), function(most), function(nan), function(inf), function(unit)
         return Moments(function(size), means, squares, *rest)
 
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The statistics of all sets, an array each; of sets that have no finite element, no numbers.
+
+        The numbers are those of `row`.
+        """
+        finite = self.finite
+        with np.errstate(all="ignore"):
+            mean = np.where(finite > 0, (self.mean[0] + self.mean[1]) / self.unit, np.nan)
+            std = np.where(finite > 0, np.sqrt(self.m2[0] / finite) / self.unit, np.nan)
+        extremes = {"min": self.least, "max": self.most}
+        return {"count": self.size, "mean": mean, "std": std, **extremes, "nan": self.nan, "inf": self.inf}
+
     def row(self, *index: int, whole: bool = False) -> dict[str, int | float]:
         """One set as plain numbers; std is the population's; NaN where there is no finite element.
 

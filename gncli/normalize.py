@@ -43,6 +43,7 @@ from gncli.tensors import (
     open_output,
     open_sink,
     open_source,
+    read_whole,
 )
 from gncli.tensors.address import change_check, split
 from gncli.tensors.kept import keep_open
@@ -273,10 +274,11 @@ def with_histograms(record: Mapping[str, Any], settings: Settings, bins: int = B
     """
     address, output = record["input"], record["output"]
     before, after = (of_statistics(record[name], bins) for name in ("before", "after"))
-    filled = fill(before, address, settings.jobs, settings.progress, **settings.reading)
+    how = settings.jobs, settings.progress
+    filled = fill(before, address, *how, memory=settings.memory, **settings.reading)
     done: dict[str, object] = {"before": filled, "after": None}
     if output is not None:
-        done["after"] = fill(after, output, settings.jobs, settings.progress)
+        done["after"] = fill(after, output, *how, memory=settings.memory)
     elif after is not None:
         sink = HistogramSink(address, after)
         normalize_file(address, None, settings, force=True, dry_run=True, into=sink)
@@ -301,29 +303,26 @@ def _request(source: Source, settings: Settings) -> _Request:
     )
     dtype = output_dtype(source.dtype, settings.dtype)
     twofold = Norm.needs_twofold(source.dtype, dtype)
-    gamma = _parameter(settings.gamma, "gamma", channels, settings.reading)
-    beta = _parameter(settings.beta, "beta", channels, settings.reading)
+    gamma = _parameter(settings.gamma, "gamma", channels, settings)
+    beta = _parameter(settings.beta, "beta", channels, settings)
     norm = Norm(view, settings.eps, settings.divide_by, settings.nan, gamma, beta, twofold)
     return _Request(word, groups, norm, dtype)
 
 
-def _parameter(
-    given: float | str | None, name: str, channels: int, reading: Mapping[str, bool]
-) -> Floats | None:
+def _parameter(given: float | str | None, name: str, channels: int, settings: Settings) -> Floats | None:
     """Return (C,) float64 from a number or an address; one value is for all channels.
 
     Raises GnError, at the address of a file.
     """
     if not isinstance(given, str):
         return per_channel(given, channels)
-    source = open_source(given, **reading)
+    source = open_source(given, **settings.reading)
     try:
-        size = prod(source.shape)
         squeezed = [length for length in source.shape if length != 1]
         if squeezed not in ([], [channels]):
             has = f"{name} has shape {source.shape}, the tensor has {channels} channels"
             raise LayoutError(f"{has}; give ({channels},)", address=given)
-        values = source.read([(0, size)], np.empty(size, source.dtype)) if size else np.empty(0)
+        values = read_whole(source, settings.memory)
     finally:
         source.close()
     return per_channel(values, channels)

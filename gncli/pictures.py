@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,9 +13,9 @@ import numpy as np
 from gncli.compare import Pair
 from gncli.difference import Floats, widened
 from gncli.histogram import Histogram
-from gncli.layout import Layout, Run, channel_axis, group_count
+from gncli.layout import Layout, Run, channel_axis, group_count, sample_axis
 from gncli.plot import Map, draw_difference, draw_tensor
-from gncli.stats import stats_file
+from gncli.stats import Measuring, file_rows
 
 Exponents: TypeAlias = Counter[tuple[int | None, int]]
 
@@ -44,13 +44,34 @@ def plot_tensor(
         by = "group" if asked or channels % given == 0 else "channel"
         title += f" {word}" + (f", {channels} channels by {by}" if by == "channel" else "")
         parts = channels if by == "channel" else group_count(channels, *_groups(chosen))
-        rows_of = stats_file(record["input"], force=True, **{**chosen, "by": ("sample", by)})
-        cells = list(islice(((row["mean"], row["std"]) for row in rows_of), max(1, CELLS // parts) * parts))
-        means, stds = np.array(cells).T.reshape(2, -1, parts)
+        means, stds = _cells(record["input"], by, shape, word, parts, chosen)
+        part = by if parts <= CELLS else f"{by}, the first {CELLS} of {parts}"
         when = " before" if "before" in rows else ""
         both = bool(np.nanmin(means, initial=0.0) < 0 < np.nanmax(means, initial=0.0))
-        maps = [Map(f"mean{when}", means, by, both), Map(f"standard deviation{when}", stds, by, False)]
+        maps = [Map(f"mean{when}", means, part, both), Map(f"standard deviation{when}", stds, part, False)]
     draw_tensor(path, title, rows, maps)
+
+
+def _cells(
+    address: str, by: str, shape: tuple[int, ...], word: str, parts: int, chosen: Mapping[str, Any]
+) -> tuple[Floats, Floats]:
+    """Return means and standard deviations, (samples, parts): the first `CELLS` of them. Raises GnError."""
+    axis = sample_axis(word)
+    cells = min(1 if axis is None else shape[axis], max(1, CELLS // parts)), min(parts, CELLS)
+    means, stds = np.full(cells, np.nan), np.full(cells, np.nan)
+    how = Measuring(
+        **{name: chosen[name] for name in ("jobs", "memory", "dask", "progress") if name in chosen}
+    )
+    names = ("groups", "channels_per_group", "layout", "grouping", "allow_external", "raw")
+    options = {name: chosen[name] for name in names if name in chosen}
+    with closing(file_rows(address, ("sample", by), how, **options)) as pieces:
+        for rows in pieces:
+            shown = rows[(rows["sample"] < cells[0]) & (rows["part"] < cells[1])]
+            for array, name in ((means, "mean"), (stds, "std")):
+                array[shown["sample"], shown["part"]] = shown[name]
+            if rows["sample"][-1] >= cells[0] or (cells[0] == 1 and rows["part"][-1] >= cells[1]):
+                break
+    return means, stds
 
 
 def _groups(chosen: Mapping[str, Any]) -> tuple[int | None, int | None]:

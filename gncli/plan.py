@@ -108,6 +108,7 @@ class Plan:
     jobs: int
     tile: int  # elements a tile may have
     together: int = LOT  # blocks that a worker may be given at a time
+    measuring: bool = False  # moments of all groups are handed back, of whole ones too
 
     def lots(self, blocks: int | None = None, *, handed_back: bool) -> Iterator[int]:
         """How many blocks a worker is given at a time: several of many, lest it wait for each one; fewer
@@ -213,7 +214,9 @@ class Plan:
         def excess() -> bool:
             cells = min(first * one.step, one.length) * min(second * two.step, two.length)
             whole = cells * self.geometry.group_size <= self.most
-            return not whole and (cells * slab > self.most or cells > self.cells)
+            if whole:
+                return self.measuring and cells > self.cells
+            return cells * slab > self.most or cells > self.cells
 
         while excess() and first > 1:
             first = -(-first // 2)
@@ -260,7 +263,7 @@ def plan(geometry: Geometry, source: int, sink: int, memory: int, jobs: int, tog
     many = geometry.dims[1] * geometry.dims[3] > _FEW
     most = max(tile, memory // jobs // (2 if many else 1) // each)
     cells = max(_FEW, memory // 2 // (_RECORD * 32))
-    return Plan(geometry, _axes(geometry, tile), most, cells, jobs, tile, together)
+    return Plan(geometry, _axes(geometry, tile), most, cells, jobs, tile, together, measuring=not sink)
 
 
 def _axes(geometry: Geometry, tile: int) -> tuple[Axis, Axis, Axis, Axis, Axis]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gncli.difference import epsilon
 from gncli.engine import measure_groups
+from gncli.errors import BudgetError
 from gncli.layout import Run, geometry
 from gncli.plan import plan
 from gncli.recipes import VIEW, Floats, Places, Structure
@@ -45,15 +46,30 @@ class ChannelMoments(NamedTuple):
         return mean, m2 / count
 
 
+def samples_within(memory: int, channels: int, each: int) -> int:
+    """Return how many samples to look at, whose channels take `each` bytes of `memory` in moments and sums.
+
+    Raises BudgetError where one sample takes too much.
+    """
+    if channels * each > memory:
+        message = f"the statistics of {channels} channels take {channels * each} bytes"
+        raise BudgetError(
+            f"{message}, and --memory {memory} is too little for it; use --memory {channels * each}"
+        )
+    return min(SAMPLES, memory // (channels * each))
+
+
 class Sample:
     """Elements on a lattice of some indices of every axis: few channels, in any layout, with many of each."""
 
-    def __init__(self, x: Source, y: Source, executor: Executor, jobs: int, memory: int) -> None:
+    def __init__(
+        self, x: Source, y: Source, executor: Executor, jobs: int, memory: int, *, most: int = SAMPLES
+    ) -> None:
         self._source, self._executor, self._jobs, self._memory = x, executor, jobs, memory
         self._tables: dict[tuple[tuple[int, int, int], bool], ChannelMoments] = {}
         self.shape = x.shape
         random = np.random.default_rng(0)
-        counts = _counts(self.shape)
+        counts = _counts(self.shape, most)
         axes = [_some(random, length, count) for length, count in zip(self.shape, counts, strict=True)]
         axes[0] = np.unique(np.linspace(0, self.shape[0] - 1, counts[0]).astype(np.int64))
         if axes[-1][-1] - axes[-1][0] >= ROW:
@@ -78,6 +94,8 @@ class Sample:
         shape, batched = structure.view, structure.batched
         key = (shape, batched)
         if key not in self._tables:
+            while sum(table.mean.nbytes for table in self._tables.values()) > self._memory // 8:
+                del self._tables[next(iter(self._tables))]
             starts = (self.samples * prod(shape)).tolist() if batched else [0]
             parts = [self._measure(_Part(self._source, start, shape)) for start in starts]
             self._tables[key] = ChannelMoments(*map(np.stack, zip(*parts, strict=True)))
@@ -120,12 +138,12 @@ class _Part:
         """The source is closed by whom it was opened by."""
 
 
-def _counts(shape: tuple[int, ...]) -> list[int]:
-    """How many indices of each axis: up to `SAMPLES` of the first, and of others about as many of each."""
+def _counts(shape: tuple[int, ...], most: int) -> list[int]:
+    """How many indices of each axis: up to `most` of the first, and of others about as many of each."""
     counts = [1] * len(shape)
     room = POINTS
     if len(shape) > 1:
-        counts[0] = min(shape[0], SAMPLES)
+        counts[0] = min(shape[0], most)
         room //= counts[0]
     rest = sorted(range(1 if len(shape) > 1 else 0, len(shape)), key=lambda axis: shape[axis])
     for left, axis in zip(range(len(rest), 0, -1), rest, strict=True):

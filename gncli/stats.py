@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from itertools import product
 from math import prod
-from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from gncli import kernel
 from gncli.api import DEFAULT_MEMORY
 from gncli.crew import Crew
-from gncli.engine import measure_all, measure_groups
+from gncli.engine import measure_all
 from gncli.errors import GnError
 from gncli.executors import MEASURING
 from gncli.histogram import BINS, fill, of_statistics
@@ -28,9 +26,9 @@ from gncli.layout import (
     is_interleaved,
     sample_axis,
 )
-from gncli.moments import NOTHING
 from gncli.plan import Plan, plan
 from gncli.progress import Progress
+from gncli.rows import Rows, as_dicts, rows_of_groups
 from gncli.tensors import Source, decoded, left_for_blocks, open_source
 from gncli.tensors.address import change_check
 from gncli.tensors.stream import StreamSource
@@ -67,40 +65,94 @@ def tensor_stats(
     progress: bool | None = False,
 ) -> Iterator[dict[str, object]]:
     """Records of the whole tensor or, with `by`, one for each of its parts. Raises GnError."""
-    check = change_check(address)
     head: dict[str, object] = {
         "schema": 1,
         "input": address,
         "shape": list(source.shape),
         "dtype": source.dtype.name,
     }
-    if by:
-        parts = _Parts.of(source.shape, groups, channels_per_group, layout, grouping, by)
-        view = parts.view(source)
-    else:
+    how = Measuring(jobs, memory, dask, progress)
+    if not by:
         view = flat_geometry(prod(source.shape))
-    Crew.refuse_pipes(dask, piped=isinstance(source, StreamSource))
-    crew = Crew.of(jobs, memory, dask, [address])
-    cut = plan(
-        view, source.dtype.itemsize, 0, *left_for_blocks(source, crew.memory, crew.jobs), crew.together
-    )
-    with ExitStack() as stack:
-        if isinstance(source, StreamSource) and not cut.in_order:
-            source = stack.enter_context(closing(source.spooled()))
-        size = view.size * source.dtype.itemsize
-        pace = MEASURING if kernel.takes(source.dtype) else 1
-        executor = stack.enter_context(crew.at_work(cut.jobs, size, forkable=source.forkable, pace=pace))
-        watch = stack.enter_context(Progress(address, size, progress))
-        if by:
-            for (sample, part), row in _rows(source, cut, executor, watch.advance):
-                how = _decoded(source, row, view.group_size)
-                yield head | parts.names(sample, part) | row | parts.view_facts | how
+        with how.at_work(source, address, view) as work:
+            found = measure_all(work.source, work.cut, work.executor, work.advance)
+        row = found.row(whole=source.dtype.kind in "iu")
+        yield head | row | _decoded(source, row, view.size)
+        return
+    parts = Parts.of(source.shape, groups, channels_per_group, layout, grouping, by)
+    size = parts.view(source).group_size
+    for rows in part_rows(source, address, parts, how):
+        for sample, part, row in as_dicts(rows):
+            decoding = _decoded(source, row, size)
+            yield head | parts.names(sample, part) | row | parts.view_facts | decoding
+
+
+def part_rows(source: Source, address: str, parts: Parts, how: Measuring) -> Iterator[Rows]:
+    """Yield the statistics of every part in arrays, sample by sample. Raises GnError."""
+    with how.at_work(source, address, parts.view(source)) as work:
+        yield from rows_of_groups(work.source, work.cut, work.executor, work.advance, how.memory // 4)
+
+
+def file_rows(
+    address: str,
+    by: tuple[str, ...],
+    how: Measuring,
+    *,
+    groups: int | None,
+    channels_per_group: int | None,
+    layout: str | None,
+    grouping: str,
+    allow_external: bool = False,
+    raw: bool = False,
+) -> Generator[Rows]:
+    """As `part_rows`, of what stands at `address`, even if it declares far more than it stores."""
+    source = open_source(address, external=allow_external, force=True, as_stored=raw)
+    try:
+        parts = Parts.of(source.shape, groups, channels_per_group, layout, grouping, by)
+        yield from part_rows(source, address, parts, how)
+    except GnError as error:
+        raise error.at(address) from None
+    finally:
+        source.close()
+
+
+class _Work(NamedTuple):
+    source: Source
+    cut: Plan
+    executor: Executor
+    advance: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """With how many jobs a tensor is measured, in how much memory, where, and whether progress is shown.
+
+    `at_once`: how many tensors are measured at the same time, which share the memory.
+    """
+
+    jobs: int | None = None
+    memory: int = DEFAULT_MEMORY
+    dask: str | None = None
+    progress: bool | None = False
+    at_once: int = 1
+
+    @contextmanager
+    def at_work(self, source: Source, address: str, view: Geometry) -> Iterator[_Work]:
+        """What `engine` needs to measure the source. Raises GnError, also where the file changes."""
+        check = change_check(address)
+        Crew.refuse_pipes(self.dask, piped=isinstance(source, StreamSource))
+        crew = Crew.of(self.jobs, self.memory, self.dask, [address])
+        memory, jobs = left_for_blocks(source, crew.memory, crew.jobs)
+        cut = plan(view, source.dtype.itemsize, 0, memory // self.at_once, jobs, crew.together)
+        with ExitStack() as stack:
+            if isinstance(source, StreamSource) and not cut.in_order:
+                source = stack.enter_context(closing(source.spooled()))
+            size = view.size * source.dtype.itemsize
+            pace = MEASURING if kernel.takes(source.dtype) else 1
+            executor = stack.enter_context(crew.at_work(cut.jobs, size, forkable=source.forkable, pace=pace))
+            watch = stack.enter_context(Progress(address, size, self.progress))
+            yield _Work(source, cut, executor, watch.advance)
             check()
-        else:
-            whole = source.dtype.kind in "iu"
-            row = measure_all(source, cut, executor, watch.advance).row(whole=whole)
-            check()
-            yield head | row | _decoded(source, row, view.size)
 
 
 def _decoded(source: Source, row: Mapping[str, int | float], size: int) -> dict[str, object]:
@@ -113,6 +165,7 @@ def with_histogram(
     *,
     bins: int = BINS,
     jobs: int | None = None,
+    memory: int = DEFAULT_MEMORY,
     progress: bool | None = False,
     allow_external: bool = False,
     raw: bool = False,
@@ -120,12 +173,13 @@ def with_histogram(
 ) -> dict[str, object]:
     """The record of a whole tensor with its histogram, for which it is read once more. Raises GnError."""
     empty = of_statistics(record, bins)
-    histogram = fill(empty, record["input"], jobs, progress, external=allow_external, as_stored=raw)
+    address = record["input"]
+    histogram = fill(empty, address, jobs, progress, memory=memory, external=allow_external, as_stored=raw)
     return {**record, "histogram": histogram}
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """Which parts are told apart: samples, and either groups or channels with the group they are in."""
 
     by: tuple[str, ...]
@@ -143,7 +197,7 @@ class _Parts:
         layout: str | None,
         grouping: str,
         by: tuple[str, ...],
-    ) -> _Parts:
+    ) -> Parts:
         word = Layout.parse(layout or "channels_first").on(shape).word
         channels = shape[channel_axis(word, len(shape))]
         count = group_count(channels, groups, channels_per_group) if "group" in by else 1
@@ -170,30 +224,3 @@ class _Parts:
             return named | ({"group": part} if "group" in self.by else {})
         group = part % self.groups if self.interleaved else part // (self.channels // self.groups)
         return named | ({"group": group} if "group" in self.by else {}) | {"channel": part}
-
-
-def _rows(
-    source: Source, cut: Plan, executor: Executor, advance: Callable[[int], None]
-) -> Iterator[tuple[tuple[int, int], dict[str, int | float]]]:
-    """(sample, group or channel) and the statistics, sample by sample."""
-    geometry = cut.geometry
-    rows = _stored(source, cut, executor, advance)
-    if geometry.size == 0:
-        firsts, seconds = map(range, geometry.cells)
-        rows = (((a, b), NOTHING.row()) for a, b in product(firsts, seconds))
-    if geometry.samples_first:
-        return rows
-    # Groups come first in storage: all are needed before the first sample is known.
-    return iter(sorted((((b, a), row) for (a, b), row in rows), key=itemgetter(0)))
-
-
-def _stored(
-    source: Source, cut: Plan, executor: Executor, advance: Callable[[int], None]
-) -> Iterator[tuple[tuple[int, int], dict[str, int | float]]]:
-    """The kept axes' indices and the statistics, in storage order."""
-    whole = source.dtype.kind in "iu"
-    for window, moments in measure_groups(source, cut, executor, advance):
-        box = cut.box(window.box)
-        for i, first in enumerate(range(*box[1])):
-            for j, second in enumerate(range(*box[3])):
-                yield (first, second), moments.row(i, j, whole=whole)

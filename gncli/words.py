@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shlex
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeAlias
 
@@ -46,6 +46,8 @@ def as_size(count: float) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line: what no terminal shows, or acts upon, is escaped as Python would."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -111,16 +113,56 @@ def decoding(record: Record, name: str = "decoded") -> list[str]:
     return [printable(f"{name.replace('_', ' ')}: {'; '.join(parts)}")]
 
 
-def listing(records: Sequence[Record]) -> list[Part] | None:
-    """The parts of records of one command; None where they are rows of statistics."""
-    one = records[0] if len(records) == 1 else None
-    if "filters" in records[0]:
-        return [_upright(_header_lines(one))] if one else [_headers(records)]
-    if "candidates" in records[0]:
-        return _conventions(records[0])
-    if "equal" in records[0]:
-        return _comparison(one) if one else _comparisons(records)
+class Columns(NamedTuple):
+    """The columns of a table of several records: names, how many are text, and what makes a row."""
+
+    header: Sequence[str]
+    texts: int
+    row: Callable[[Record], list[str]]
+
+
+def columns_of(record: Record) -> Columns | None:
+    """The columns of a table of records of that command; None where they are statistics."""
+    if "filters" in record:
+        return Columns(HEADERS, 8, _header_row)
+    if "equal" in record:
+        return Columns(COMPARED, 3, _comparison_row)
     return None
+
+
+def in_full(record: Record) -> list[Part] | None:
+    """The parts of a record that is the only one; None where it is a row of statistics."""
+    if "filters" in record:
+        return [_upright(_header_lines(record))]
+    if "candidates" in record:
+        return _conventions(record)
+    if "equal" in record:
+        return _comparison(record)
+    return None
+
+
+class Summary:
+    """What there is to say of all records together, however many there are."""
+
+    def __init__(self) -> None:
+        self._count = self._unknown = self._different = 0
+        self._layouts: dict[str, None] = {}  # that have no N
+
+    def add(self, record: Record) -> None:
+        self._count += 1
+        if record.get("one_sample"):
+            self._layouts[record["layout"]] = None
+        if "equal" in record:
+            unknown = record["verdict"].startswith("not compared")
+            self._unknown += unknown
+            self._different += not record["equal"] and not unknown
+
+    def lines(self) -> list[str]:
+        lines = [f"layout {word} has no N: {ONE_SAMPLE}" for word in self._layouts]
+        if self._unknown:
+            rest = f"{self._different} different" if self._different else "the others are equal"
+            lines.append(f"{self._unknown} of {self._count} not compared, {rest}")
+        return lines
 
 
 def one_sample_notes(records: Iterable[Record]) -> list[str]:
@@ -153,31 +195,21 @@ def _header_lines(record: Record) -> dict[str, str]:
     return lines | groups | {f"@{cell(name)}": _cut(value) for name, value in record["attributes"].items()}
 
 
-def _headers(records: Sequence[Record]) -> Grid:
-    header = [
-        "input",
-        "shape",
-        "dtype",
-        "order",
-        "chunks",
-        "filters",
-        "groups",
-        "attributes",
-        "bytes",
-        "ratio",
+HEADERS = (
+    *("input", "shape", "dtype", "order", "chunks"),
+    *("filters", "groups", "attributes", "bytes", "ratio"),
+)
+
+
+def _header_row(record: Record) -> list[str]:
+    return [
+        *(cell(record[name]) for name in HEADERS[:5]),
+        _filters(record) or "-",
+        next((f"{word}: {_numbers(counts)}" for word, counts in record["groups"].items()), "-"),
+        _cut(record["attributes"]) if record["attributes"] else "-",
+        cell(record["bytes"]),
+        "-" if record["ratio"] is None else f"{record['ratio']:.2f}",
     ]
-    rows = [
-        [
-            *(cell(record[name]) for name in header[:5]),
-            _filters(record) or "-",
-            next((f"{word}: {_numbers(counts)}" for word, counts in record["groups"].items()), "-"),
-            _cut(record["attributes"]) if record["attributes"] else "-",
-            cell(record["bytes"]),
-            "-" if record["ratio"] is None else f"{record['ratio']:.2f}",
-        ]
-        for record in records
-    ]
-    return Grid(header, rows, 8)
 
 
 def _numbers(counts: Sequence[int]) -> str:
@@ -254,22 +286,15 @@ def _passing(record: Record) -> str:
     return " or ".join(options) or "nothing; the differences are beyond float64"
 
 
-def _comparisons(records: Sequence[Record]) -> list[Part]:
-    header = ["a", "b", "verdict", "count", "differing", "max_abs", "max_rel", "max_ulp", "scaled_ulp"]
-    rows = []
-    for record in records:
-        cells = {name: cell(record[name]) for name in header}
-        cells |= {"a": _side(record, "a"), "b": _side(record, "b")}
-        if record["differing_where_b_is_0"]:
-            cells["max_rel"] = f"inf ({record['differing_where_b_is_0']} where b is 0)"
-        rows.append([cells[name] for name in header])
-    unknown = sum(record["verdict"].startswith("not compared") for record in records)
-    different = sum(not record["equal"] for record in records) - unknown
-    parts: list[Part] = [Grid(header, rows, 3)]
-    if unknown:
-        rest = f"{different} different" if different else "the others are equal"
-        parts.append(f"{unknown} of {len(records)} not compared, {rest}")
-    return parts
+COMPARED = ("a", "b", "verdict", "count", "differing", "max_abs", "max_rel", "max_ulp", "scaled_ulp")
+
+
+def _comparison_row(record: Record) -> list[str]:
+    cells = {name: cell(record[name]) for name in COMPARED}
+    cells |= {"a": _side(record, "a"), "b": _side(record, "b")}
+    if record["differing_where_b_is_0"]:
+        cells["max_rel"] = f"inf ({record['differing_where_b_is_0']} where b is 0)"
+    return [cells[name] for name in COMPARED]
 
 
 # Of `gn identify`

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.errors import AddressError, GnError, OutputError, UsageError
+from gncli.errors import AddressError, BudgetError, GnError, OutputError, UsageError
 from gncli.layout import Run
 from gncli.tensors.address import (
     SUFFIXES,
@@ -147,6 +147,17 @@ def open_source(
     return Hdf5Source(file, dataset, address=f"{path}::{dataset}", **how)
 
 
+def read_whole(source: Source, memory: int) -> NDArray[Any]:
+    """Return all elements of a small tensor, in storage order. Raises BudgetError where it is none."""
+    require_decodable(source, memory, 1)
+    size = prod(source.shape)
+    if size * source.dtype.itemsize > memory:
+        nbytes = size * source.dtype.itemsize
+        message = f"takes {nbytes} bytes, and --memory {memory} is too little for it; use --memory {nbytes}"
+        raise BudgetError(message, address=source.address)
+    return source.read([(0, size)], np.empty(size, source.dtype)) if size else np.empty(0, source.dtype)
+
+
 def open_seekable(address: str, *, external: bool = False, as_stored: bool = False) -> Source:
     """As `open_source`; a pipe's tensor in a temporary file, to be read in any order and more than once."""
     from gncli.tensors.stream import StreamSource
@@ -185,6 +196,18 @@ def left_for_blocks(source: Source, memory: int, jobs: int, itemsize: int = 0) -
         return memory, jobs
     left: tuple[int, int] = source.hold(memory, jobs, itemsize)
     return left
+
+
+def require_decodable(source: Source, memory: int, jobs: int, itemsize: int = 0) -> int:
+    """Return how many of the jobs may decode chunks of `source` at once, in `memory` bytes of buffers.
+
+    `itemsize`: of other values that are held of a chunk's elements, if there are. Raises BudgetError where a
+    chunk, which is decoded as a whole, takes too much of the memory.
+    """
+    if getattr(source, "chunks", None) is None:
+        return jobs
+    decoders: int = source.decoders(memory, itemsize)  # type: ignore[attr-defined]  # of HDF5 only
+    return min(jobs, decoders)
 
 
 def expand(address: str, *, external: bool = False) -> list[str]:

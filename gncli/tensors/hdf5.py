@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
@@ -110,21 +111,27 @@ class Hdf5Source:
         self.sink_share = LEAST
         if self._chunk_shape is None or (self.places and itemsize in (0, self.stored.itemsize)):
             return memory, jobs
+        jobs = min(jobs, self.decoders(memory, itemsize))
         grid = Grid(self.shape, self._chunk_shape)
         share = max(LEAST, memory // 4)
-        largest = grid.size * max(itemsize, self.stored.itemsize)
-        if largest > share:
-            message = f"a chunk takes {largest} bytes, and --memory {memory} is too little for it"
-            raise BudgetError(f"{message}; use --memory {4 * largest}", address=self.address)
         if self._chunks:
-            # Blocks that lie side by side share a band of chunks at each end. And what it takes to decode
-            # and to encode comes on top, as blocks' scratch does: five chunks for each job.
+            # Blocks that lie side by side share a band of chunks at each end.
             widest = grid.band * max(itemsize, self.stored.itemsize)
-            jobs = max(1, min(jobs, share // widest - 1, memory // (5 * largest)))
+            jobs = max(1, min(jobs, share // widest - 1))
         wanted = [max(grid.size, (jobs + 1) * grid.band) * size for size in (self.stored.itemsize, itemsize)]
         held, self.sink_share = (min(share, nbytes) for nbytes in wanted)
         self._keep(held, grid.size * self.stored.itemsize)
         return memory - max(0, held - LEAST) - max(0, self.sink_share - LEAST), jobs
+
+    def decoders(self, memory: int, itemsize: int = 0) -> int:
+        """Return how many jobs may decode or encode chunks at once, in `memory` bytes of buffers.
+
+        `itemsize`: of what the values become, if they do. Raises BudgetError where a chunk takes too much.
+        """
+        largest = math.prod(self._chunk_shape or ()) * max(itemsize, self.stored.itemsize)
+        require_room("a chunk", largest, memory, self.address)
+        # What it takes comes on top, as blocks' scratch does: five chunks for each job.
+        return max(1, memory // (5 * max(largest, 1))) if self._chunks else sys.maxsize
 
     def _keep(self, nbytes: int, chunk_bytes: int) -> None:
         if self._chunks:
@@ -215,6 +222,13 @@ class Hdf5Source:
         path = os.path.abspath(self.path)
         how = (path, self.name, self.external, self.as_stored, self.address, state)
         return _open_again, (type(self), *how)
+
+
+def require_room(what: str, nbytes: int, memory: int, address: str) -> None:
+    """Raise BudgetError where something that is held as a whole takes more than its share of `memory`."""
+    if nbytes > max(LEAST, memory // 4):
+        message = f"{what} takes {nbytes} bytes, and --memory {memory} is too little for it"
+        raise BudgetError(f"{message}; use --memory {4 * nbytes}", address=address)
 
 
 def _open_again(

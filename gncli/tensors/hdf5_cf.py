@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
+from typing import TypeAlias
 
 import h5py
 import numpy as np
 
 from gncli.tensors.decoding import ATTRIBUTES, Decoding, decoding_of, text_of
-from gncli.tensors.hdf5_opened import Dataset, attribute_names
+from gncli.tensors.hdf5_bounded import TooLargeError, attribute_names, read_attribute
+from gncli.tensors.hdf5_opened import Dataset
 
 OUTDATED = {*ATTRIBUTES, "actual_range", "MATLAB_int_decode"} - {"dtype"}  # once the values are others
+MOST = 1 << 16  # bytes of an attribute that says how to decode
 MATLAB_CLASSES = {"float32": b"single", "float64": b"double"}
 NETCDF_ROOT = ("_NCProperties", "_nc3_strict")
 NETCDF_DATASET = ("_Netcdf4Dimid", "_Netcdf4Coordinates")
 
+Names: TypeAlias = Collection[str | bytes]
 
-def find_decoding(dataset: Dataset, of_file: Collection[str]) -> Decoding | None:
+
+def find_decoding(dataset: Dataset, of_file: Names) -> Decoding | None:
     """The decoding that the dataset's attributes call for, or None.
 
     `of_file` are the names of the attributes of the root group.
@@ -30,14 +35,14 @@ def find_decoding(dataset: Dataset, of_file: Collection[str]) -> Decoding | None
 
 
 def _read(dataset: Dataset, name: str) -> object:
-    """The attribute's value; None where it has none, or none that h5py can read."""
-    with suppress(OSError, RuntimeError, TypeError, ValueError):
-        value = dataset.attrs[name]
+    """The attribute's value; None where it has none, or none that h5py can read, or a huge one."""
+    with suppress(OSError, RuntimeError, TypeError, ValueError, TooLargeError):
+        value = read_attribute(dataset, name, MOST)
         return None if isinstance(value, h5py.Empty) else value
     return None
 
 
-def _has_default_fill(dataset: Dataset, names: Collection[str], of_file: Collection[str]) -> bool:
+def _has_default_fill(dataset: Dataset, names: Names, of_file: Names) -> bool:
     """Whether netCDF's default fill value is missing: as netCDF has it, of bytes only if they are filled.
 
     `names` are those of the dataset's attributes, `of_file` those of the root group's.

@@ -10,13 +10,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.errors import OutputError
+from gncli.errors import BudgetError, OutputError
 from gncli.report import say
+from gncli.tensors.hdf5_bounded import TooLargeError, attribute_names, bounded
 from gncli.tensors.hdf5_errors import H5PY_ERRORS
 from gncli.tensors.hdf5_filters import settings_like
+from gncli.tensors.hdf5_names import encoded
 from gncli.tensors.hdf5_opened import Dataset
 from gncli.tensors.hdf5_references import has_scales, holds_references
-from gncli.tensors.hdf5_safety import encoded
 
 # Of HDF5's dimension scales and of netCDF: they number or name dimensions of the file that they are in.
 AT_HOME = ("CLASS", "NAME", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_nc3_strict")
@@ -26,6 +27,9 @@ REFERRING = (h5py.h5t.VLEN, h5py.h5t.REFERENCE, h5py.h5t.STRING)
 
 # Filters that round values: scale-offset, zfp, sz, fcidecomp, sz3, sperr.
 LOSSY = (h5py.h5z.FILTER_SCALEOFFSET, 32013, 32017, 32019, 32024, 32028)
+
+
+COPIED = 128 << 20  # bytes of memory that it may take to copy an attribute
 
 
 def space_of(shape: tuple[int, ...]) -> Any:
@@ -76,7 +80,7 @@ def like(file: h5py.File, old: Dataset, dtype: np.dtype[Any]) -> Dataset:
             settings.set_fill_value(np.asarray(old.fillvalue).astype(dtype))
     new = create(file, space, dtype, settings)
     scaled = has_scales(old)
-    for key in old.attrs:
+    for key in attribute_names(old, COPIED):
         if scaled and key == "DIMENSION_LIST":  # references, which attach_scale makes on both sides
             continue
         if at_home or not (key in AT_HOME or holds_references(h5py.h5a.open(old.id, encoded(key)))):
@@ -89,8 +93,17 @@ def like(file: h5py.File, old: Dataset, dtype: np.dtype[Any]) -> Dataset:
 
 
 def _copy_attribute(old: Dataset, new: Dataset, key: str | bytes) -> None:
-    # At the low level, where its type stays as it is: fixed strings, enumerations, references.
     name = encoded(key)
+    try:
+        with bounded(COPIED):
+            _copy_attribute_of_any_size(old, new, name)
+    except TooLargeError as error:
+        shown = name.decode("utf-8", "surrogateescape")
+        raise BudgetError(f"attribute {shown}, which is to be copied, {error.message}; remove it") from None
+
+
+def _copy_attribute_of_any_size(old: Dataset, new: Dataset, name: bytes) -> None:
+    # At the low level, where its type stays as it is: fixed strings, enumerations, references.
     attribute = h5py.h5a.open(old.id, name)
     kind, space = attribute.get_type(), attribute.get_space()
     stored = kind.copy() if kind.committed() and new.file.id != old.file.id else kind

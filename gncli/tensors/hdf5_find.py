@@ -11,11 +11,12 @@ import h5py
 import numpy as np
 
 from gncli.errors import AddressError, FormatError, GnError
+from gncli.progress import note_advance
 from gncli.report import say
 from gncli.tensors.address import LISTED, candidates, near, pasted, require_numeric
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.tensors.hdf5_opened import Dataset
-from gncli.tensors.hdf5_safety import ForeignLinkError, is_sound, lookup, open_file, require_own
+from gncli.tensors.hdf5_safety import ForeignLinkError, is_sound, lookup, object_of, open_file, require_own
 
 Found = list[tuple[str, tuple[int, ...] | None]]
 
@@ -44,18 +45,20 @@ def find(path: str, pattern: str | None, *, external: bool = False, shown: str |
         thing = None if pattern is None else lookup(file, pattern, external=external, shown=shown)
         if pattern is not None and thing is not None:
             return [(pattern, _shape_at(shown, pattern, thing, external))]
-        everything = list(walk(file, external=external))
-        matching = {
-            name: dataset for name, dataset in everything if pattern is None or matches(name, pattern)
-        }
         found: Found = []
         odd: list[FormatError] = []
+        names: list[str] = []
+        matched = False
         seen = set()
-        for name, dataset in matching.items():
+        for name, dataset in walk(file, external=external):  # one at a time: an open dataset takes 10 kB
+            names.append(name)
+            if pattern is not None and not matches(name, pattern):
+                continue
+            matched = True
             if dataset is None:
                 found.append((name, None))
-            elif dataset not in seen:
-                seen.add(dataset)
+            elif (which := object_of(dataset)) not in seen:
+                seen.add(which)
                 try:
                     numeric_dtype(dataset, f"{shown}::{name}")
                 except OddTypeError as error:
@@ -70,8 +73,7 @@ def find(path: str, pattern: str | None, *, external: bool = False, shown: str |
         if len(odd) > LISTED:
             say("warning", f"{shown}: {len(odd) - LISTED} more datasets of such types are left out")
         if not found:
-            names = [name for name, _ in everything]
-            raise AddressError(_nothing(shown, pattern, names, bool(matching)), address=shown)
+            raise AddressError(_nothing(shown, pattern, names, matched), address=shown)
         return found
 
 
@@ -98,7 +100,9 @@ def walk(
     # Not by visititems_links, which stumbles over names that are not UTF-8. It is one `link` for all calls.
     file.id.links.visit(lambda path, link: links.append((path, link.type)), info=True)
     groups = [(b"", file.id)]  # from the root to the last one met: links come depth first
-    for path, kind in links:
+    for number, (path, kind) in enumerate(links):
+        if not number % 64:
+            note_advance()
         if kind != h5py.h5l.TYPE_HARD:
             continue
         parent, _, last = path.rpartition(b"/")
@@ -113,7 +117,9 @@ def walk(
             groups.append((path, thing))
         elif isinstance(thing, h5py.h5d.DatasetID):
             yield _name(path), Dataset(thing)
-    for path, kind in links:
+    for number, (path, kind) in enumerate(links):
+        if not number % 64:
+            note_advance()
         if hard or kind == h5py.h5l.TYPE_HARD:
             continue
         try:
@@ -195,8 +201,11 @@ def _shape_at(path: str, name: str, thing: Any, external: bool) -> tuple[int, ..
         numeric_dtype(thing, address)
         return _shape(thing, external)
     prefix = name.rstrip("/") + "/"
-    below = [(n, d) for n, d in walk(thing.file) if d is not None and n.startswith(prefix)]
-    inside = [(n, _shape(d, external)) for n, d in below if is_numeric(d)]
+    inside = [
+        (inner, _shape(dataset, external))
+        for inner, dataset in walk(thing.file)
+        if dataset is not None and inner.startswith(prefix) and is_numeric(dataset)
+    ]
     if inside:
         message = f"is a group; name a dataset: {candidates(path, inside)}"
     else:

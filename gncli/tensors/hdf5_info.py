@@ -10,12 +10,17 @@ import h5py
 import numpy as np
 
 from gncli.errors import FormatError, GnError
+from gncli.tensors.hdf5_bounded import TooLargeError, attribute_names, read_attribute, size_of
 from gncli.tensors.hdf5_cf import find_decoding
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.tensors.hdf5_find import find, numeric_dtype, walk
+from gncli.tensors.hdf5_names import encoded
 from gncli.tensors.hdf5_opened import Dataset, FileHeader
-from gncli.tensors.hdf5_safety import encoded, lookup, open_file, require_own
+from gncli.tensors.hdf5_safety import lookup, object_of, open_file, require_own
 from gncli.tensors.header import TensorHeader
+
+SHOWN = 4 << 20  # bytes of the attributes of a dataset, of which one may have a quarter
+LEAST = 100  # bytes that an attribute takes in a record, besides its name and its value
 
 STORAGE = {
     h5py.h5d.COMPACT: "compact",
@@ -40,10 +45,10 @@ def inspect_datasets(
     wrong: GnError | None = None
     with translated(FormatError, shown), open_file(path, shown) as file:
         with translated(FormatError, shown):
-            names: dict[h5py.Dataset, list[str]] = defaultdict(list)
+            names: dict[tuple[int, int], list[str]] = defaultdict(list)
             for name, dataset in walk(file, external=external):
                 if dataset is not None:
-                    names[dataset].append(name)
+                    names[object_of(dataset)].append(name)
         for name, _ in found:
             address = f"{shown}::{name}"
             try:
@@ -51,7 +56,7 @@ def inspect_datasets(
                     dataset = lookup(file, name, external=external, shown=shown)
                     numeric_dtype(dataset, address)
                     require_own(dataset, address, external=external)
-                    others = [other for other in names[dataset] if other != name]
+                    others = [other for other in names[object_of(dataset)] if other != name]
                     links = [{"path": other, "kind": _kind(file, other)} for other in others]
                     header = _header(address, dataset, links)
             except GnError as error:
@@ -75,7 +80,7 @@ def _header(address: str, dataset: Dataset, links: list[dict[str, str]]) -> Tens
         dataset.chunks,
         dataset.maxshape,
         [_filter(*each) for each in stored.filters],
-        {_text(name): _attribute(dataset, name) for name in dataset.attrs},
+        _attributes(dataset),
         links,
         find_decoding(dataset, FileHeader.of(dataset.file).attribute_names),
     )
@@ -91,13 +96,33 @@ def _text(name: str | bytes) -> str:
     return name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
 
 
-def _attribute(dataset: h5py.Dataset, name: str | bytes) -> object:
-    """As JSON has it; in words what JSON has not."""
+def _attributes(dataset: h5py.Dataset) -> dict[str, object]:
+    """The attributes as JSON has them, but for what is too large."""
+    shown: dict[str, object] = {}
+    room = SHOWN
     try:
-        value = dataset.attrs[name]
+        names = attribute_names(dataset)
+    except TooLargeError as error:
+        return {"...": f"{len(dataset.attrs)} attributes, not shown: to list them {error.message}"}
+    for name in names:
+        value, size = _attribute(dataset, name, min(room, SHOWN // 4))
+        room -= size + len(name) + LEAST
+        if room < 0:
+            shown["..."] = f"{len(names) - len(shown)} more attributes, too many to be shown"
+            break
+        shown[_text(name)] = value
+    return shown
+
+
+def _attribute(dataset: h5py.Dataset, name: str | bytes, most: int) -> tuple[object, int]:
+    """As JSON has it, in words what JSON has not or what is too large; and its size in bytes."""
+    try:
+        value = read_attribute(dataset, name, most)
+    except TooLargeError as error:
+        return error.message, 0
     except H5PY_ERRORS as error:
-        return f"cannot be read: {h5py_reason(error)}"
-    return _plain(value.tolist() if isinstance(value, np.ndarray | np.generic) else value)
+        return f"cannot be read: {h5py_reason(error)}", 0
+    return _plain(value.tolist() if isinstance(value, np.ndarray | np.generic) else value), size_of(value)
 
 
 def _plain(value: Any) -> object:

@@ -7,6 +7,7 @@ changes the header of a dataset that is open, but for its attributes.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection
 from contextlib import closing
 from functools import cached_property
@@ -16,7 +17,9 @@ import h5py
 import numpy as np
 
 from gncli.tensors import kept
+from gncli.tensors.hdf5_bounded import attribute_names
 
+METADATA = 4 << 20  # bytes of headers that HDF5 keeps of a file
 MOST_FOUND = 2048  # datasets that a search leaves open; each takes some 16 kB
 
 
@@ -132,7 +135,7 @@ class FileHeader(NamedTuple):
     path: str
     descriptor: int
     superblock: int  # its version
-    attribute_names: Collection[str]  # of the root group
+    attribute_names: Collection[str | bytes]  # of the root group
 
     @classmethod
     def of(cls, file: h5py.File) -> FileHeader:
@@ -151,6 +154,8 @@ class ReadFile(h5py.File):  # type: ignore[misc]  # h5py has no types
         super().__init__(path, "r")
         self.foreign: list[Any] = []
         self.found: dict[str, Dataset] = {}  # by a search, for the reader to come
+        if os.path.getsize(path) > METADATA:
+            _limit_metadata(self.id)
 
     @cached_property
     def header(self) -> FileHeader:
@@ -175,6 +180,11 @@ class ReadFile(h5py.File):  # type: ignore[misc]  # h5py has no types
             super().close()
 
 
-def attribute_names(thing: Any) -> Collection[str]:
-    """The names of the attributes that a dataset or a group has now; most have none."""
-    return set(thing.attrs) if h5py.h5a.get_num_attrs(thing.id) else ()
+def _limit_metadata(file: Any) -> None:
+    """Have HDF5 keep fewer headers: of what is 32 MiB in the file, its default, it makes 500 MB in memory."""
+    settings = file.get_mdc_config()
+    settings.set_initial_size = True
+    settings.initial_size = settings.max_size = METADATA
+    settings.min_size = min(settings.min_size, METADATA)
+    settings.incr_mode = settings.flash_incr_mode = settings.decr_mode = 0  # off: the size is fixed
+    file.set_mdc_config(settings)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gncli.errors import FormatError
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason
-from gncli.tensors.hdf5_safety import encoded
+from gncli.tensors.hdf5_names import encoded
 
 SUPERBLOCK = 48  # bytes at the front of a file, or after its user block, that hold no values
 

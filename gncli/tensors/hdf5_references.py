@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from gncli.tensors.hdf5_errors import H5PY_ERRORS
 from gncli.tensors.hdf5_find import walk
+from gncli.tensors.hdf5_names import encoded
 from gncli.tensors.hdf5_opened import Storage
-from gncli.tensors.hdf5_safety import encoded
 
 
 class Replacements:

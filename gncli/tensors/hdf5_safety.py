@@ -13,6 +13,7 @@ from gncli.errors import AddressError, FormatError
 from gncli.tensors import kept
 from gncli.tensors.address import identity
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
+from gncli.tensors.hdf5_names import encoded
 from gncli.tensors.hdf5_opened import Dataset, ReadFile
 from gncli.words import as_size
 
@@ -114,16 +115,6 @@ def _lookup(file: h5py.File, name: str, address: str, external: bool) -> Any:
     if foreign and isinstance(file, ReadFile):
         file.foreign.append(at)
     return at
-
-
-def encoded(name: str | bytes) -> bytes:
-    """A name as HDF5 has it; h5py gives bytes where it is not UTF-8."""
-    return name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
-
-
-def link_name(name: str) -> str | bytes:
-    """A name for h5py's own calls, which take text for UTF-8, and bytes for what is not."""
-    return name if name == name.encode("utf-8", "replace").decode() else encoded(name)
 
 
 def _parts(path: bytes) -> list[bytes]:

@@ -17,6 +17,7 @@ from gncli.errors import AddressError, OutputError
 from gncli.layout import Run
 from gncli.tensors.address import name_in_hdf5, split
 from gncli.tensors.hdf5 import Hdf5Source, open_dataset, select
+from gncli.tensors.hdf5_bounded import attribute_names
 from gncli.tensors.hdf5_cf import mark_missing, remove_outdated
 from gncli.tensors.hdf5_chunks import ChunkWriter, raw
 from gncli.tensors.hdf5_datasets import (
@@ -30,12 +31,12 @@ from gncli.tensors.hdf5_datasets import (
 )
 from gncli.tensors.hdf5_grid import hyperslabs
 from gncli.tensors.hdf5_matlab import is_matlab, mark_variable
-from gncli.tensors.hdf5_opened import Dataset, attribute_names
+from gncli.tensors.hdf5_names import encoded, link_name
+from gncli.tensors.hdf5_opened import Dataset
 from gncli.tensors.hdf5_output import Hdf5Output
 from gncli.tensors.hdf5_part import Hdf5Part
 from gncli.tensors.hdf5_places import places
 from gncli.tensors.hdf5_rewrite import Released, free, release
-from gncli.tensors.hdf5_safety import encoded, link_name
 from gncli.tensors.permissions import mode_for
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ def _own_name(source: Source) -> str:
 def _describe(dataset: h5py.Dataset, attributes: Mapping[str, object]) -> None:
     """Set these attributes, with `PREFIX` before each name. None removes one that an earlier run left."""
     named = {key if key.startswith(PREFIX) else PREFIX + key: value for key, value in attributes.items()}
-    for name in named.keys() & attribute_names(dataset):
+    for name in named.keys() & set(attribute_names(dataset)):
         if named[name] is not None and _has(dataset, name, named[name]):
             del named[name]  # each new string would leave a gap of 4 kB where it was
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -10,14 +11,24 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from gncli.errors import FormatError
+from gncli.errors import BudgetError, FormatError
 from gncli.layout import Box
 from gncli.tensors.address import require_number
-from gncli.tensors.hdf5 import Hdf5Source, select
+from gncli.tensors.hdf5 import Hdf5Source, require_room, select
+from gncli.tensors.hdf5_bounded import TooLargeError, bounded, size_of
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, translated
 from gncli.tensors.hdf5_filters import require_filters
 from gncli.tensors.hdf5_find import find, is_numeric, matches, walk
-from gncli.tensors.hdf5_safety import is_sound, lookup, object_of, open_file, require_own, require_stored
+from gncli.tensors.hdf5_safety import (
+    WORTH_A_DOUBT,
+    is_sound,
+    lookup,
+    object_of,
+    open_file,
+    require_own,
+    require_stored,
+)
+from gncli.words import as_size
 
 
 class Hdf5Number(Hdf5Source):
@@ -123,6 +134,8 @@ class Hdf5Values:
         if self.shape is not None:
             require_stored(dataset, self.address)
             require_filters(dataset, self.address)
+        self.itemsize: int = self._stored.get_size()
+        self._total = 0  # bytes of strings and lists that were read
         self.unfit = _unfit(self._stored)
         self.kind, self.type_name = self._describe()
 
@@ -141,21 +154,50 @@ class Hdf5Values:
             return f"list of {_kind(of)}", f"list of {of}"
         return _kind(dtype), str(dtype) if dtype.names or dtype.subdtype else dtype.name
 
-    def read_values(self, box: Box) -> NDArray[Any]:
-        """The elements of a box, in its shape; behind it the axes of an element that is an array."""
-        extent = tuple(stop - start for start, stop in box)
+    def require_room(self, memory: int) -> None:
+        """Raise BudgetError where an element or a chunk takes too much of `memory` bytes."""
+        what = "an element" if self.chunks is None else "a chunk"
+        require_room(what, math.prod(self.chunks or ()) * self.itemsize, memory, self.address)
+
+    def read_values(self, box: Box, memory: int) -> NDArray[Any]:
+        """The elements of a box, in its shape; behind it the axes of an element that is an array.
+
+        Raises BudgetError where they take more than about `memory` bytes.
+        """
         with translated(FormatError, self.address):
             if self.dtype is None or not self.dtype.hasobject:
-                # As it is stored, without a conversion: HDF5 crashes in that of a damaged type.
-                dtype = np.dtype(f"V{self._stored.get_size()}") if self.dtype is None else self.dtype
-                buffer = np.empty(math.prod(extent), dtype)
-                in_memory, in_file = select(self._dataset, tuple(start for start, _ in box), extent)
-                self._dataset.id.read(in_memory, in_file, buffer, self._stored)
-                return buffer.reshape(extent + buffer.shape[1:])
-            values: NDArray[Any] = np.asarray(
-                self._dataset[tuple(slice(start, stop) for start, stop in box)], dtype=object
-            ).reshape(extent)
-            return self._names(values) if self.kind == "reference" else values
+                return self._read_as_stored(box)
+            try:
+                with bounded(memory):
+                    values = self._read_objects(box)
+            except TooLargeError as error:
+                raise BudgetError(f"{error.message}; use a larger --memory", address=self.address) from None
+            self._require_stored(size_of(values))
+            return values
+
+    def _require_stored(self, nbytes: int) -> None:
+        """Raise FormatError where strings and lists are more bytes than the file has, and many."""
+        self._total += nbytes
+        stored = os.path.getsize(self._dataset.file.filename)
+        if self._total > WORTH_A_DOUBT // 4 + 2 * stored:
+            message = f"makes {as_size(self._total)} and more of the {as_size(stored)} that the file has"
+            raise FormatError(f"{message}: its elements share what they refer to", address=self.address)
+
+    def _read_as_stored(self, box: Box) -> NDArray[Any]:
+        """Read without a conversion: HDF5 crashes in that of a damaged type."""
+        extent = tuple(stop - start for start, stop in box)
+        dtype = np.dtype(f"V{self._stored.get_size()}") if self.dtype is None else self.dtype
+        buffer = np.empty(math.prod(extent), dtype)
+        in_memory, in_file = select(self._dataset, tuple(start for start, _ in box), extent)
+        self._dataset.id.read(in_memory, in_file, buffer, self._stored)
+        return buffer.reshape(extent + buffer.shape[1:])
+
+    def _read_objects(self, box: Box) -> NDArray[Any]:
+        extent = tuple(stop - start for start, stop in box)
+        values: NDArray[Any] = np.asarray(
+            self._dataset[tuple(slice(start, stop) for start, stop in box)], dtype=object
+        ).reshape(extent)
+        return self._names(values) if self.kind == "reference" else values
 
     def _names(self, references: NDArray[Any]) -> NDArray[Any]:
         """The paths to what is referred to, since addresses are of one file only."""

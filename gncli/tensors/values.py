@@ -25,9 +25,17 @@ class Values(Protocol):
     type_name: str  # as shown to people
     unfit: str | None  # why it cannot be compared with anything
     chunks: tuple[int, ...] | None
+    itemsize: int  # of an element in bytes, in which strings and lists of any length do not count
 
-    def read_values(self, box: Box) -> NDArray[Any]:
-        """The elements of a box, in its shape; behind it the axes of an element that is an array."""
+    def require_room(self, memory: int) -> None:
+        """Raise BudgetError where what is read as a whole takes too much of `memory` bytes."""
+        ...
+
+    def read_values(self, box: Box, memory: int) -> NDArray[Any]:
+        """The elements of a box, in its shape; behind it the axes of an element that is an array.
+
+        Raises BudgetError where they take more than about `memory` bytes.
+        """
         ...
 
     def close(self) -> None: ...
