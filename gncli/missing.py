@@ -7,6 +7,7 @@ A missing element of a decoded dataset is the positive NaN, any other NaN has it
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,12 +57,22 @@ def measure_present(
         moments, _ = measure(form, tile, scratch, twofold)
         absent = form.reduce(np.add, form.load(missing, scratch.work))
         return moments._replace(size=moments.size - absent, nan=moments.nan - absent), Left.NOTHING
-    cells = []
-    for first, second in np.ndindex(form.cells):
-        values, absent = (array[:, first, :, second].reshape(-1) for array in (tile, missing))
-        # By index: with a mask, numpy takes four times as long where missing values are here and there.
-        cells.append(_measure_run(values.take(np.flatnonzero(~absent)), scratch, twofold))
+    there = ~_by_cells(form, missing)
+    # By index: with a mask, numpy takes four times as long where missing values are here and there.
+    values = _by_cells(form, tile).take(np.flatnonzero(there))
+    stops = np.cumsum(np.count_nonzero(there, axis=1)).tolist()
+    runs = pairwise([0, *stops])
+    cells = [_measure_run(values[start:stop], scratch, twofold) for start, stop in runs]
     return _merge_each(cells).map(lambda values: form.pick(values.reshape(form.cells))), Left.NOTHING
+
+
+def _by_cells(form: Form, array: NDArray[Any]) -> NDArray[Any]:
+    """The elements of a tile, a row for each of its cells."""
+    dtype, width = array.dtype, array.shape[4] * array.itemsize
+    if width in (2, 4, 8) and array.strides[4] == array.itemsize:  # a short line is moved as one number
+        array = array.view(f"u{width}")
+    rows = np.ascontiguousarray(array.transpose(1, 3, 0, 2, 4)).view(dtype)
+    return rows.reshape(form.cells[0] * form.cells[1], form.each)
 
 
 def _measure_run(values: NDArray[Any], scratch: Scratch, twofold: bool) -> list[Moments]:
