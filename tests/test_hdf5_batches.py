@@ -15,6 +15,7 @@ import pytest
 from gncli.errors import FormatError
 from gncli.tensors import hdf5_batches
 from gncli.tensors.hdf5 import Hdf5Source
+from gncli.tensors.hdf5_places import read_at
 
 SHAPE = (5, 6, 33, 20)
 X = np.random.default_rng(0).integers(0, 1000, SHAPE)
@@ -98,7 +99,6 @@ def test_rank_32() -> None:
 def test_neighbours_in_the_file_are_read_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = make((1, 1, 3, 20), **GZIP)
     calls = []
-    read_at = hdf5_batches.read_at
 
     def counted(*arguments: Any) -> None:
         calls.append(arguments)
