@@ -60,7 +60,7 @@ def _measure(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool) ->
     largest = form.larger(most, -least)
     top = _ordinary(form, largest)
     if top is None:
-        return _measure_any(form, tile, scratch, twofold)
+        return measure_any(form, tile, scratch, twofold)
     if top >= EXACT and is_long(tile.dtype):
         return _measure_long(form, tile, scratch, least, most)
     exact = EXACT * _grain(tile, scratch) if form.folds else 0.0  # such sums need no rounding
@@ -211,12 +211,14 @@ def _settle(form: Form, mean: Pair, least: Number, most: Number) -> Pair:
     return form.where(same, -(0.0 - least), mean[0]), form.where(same, 0.0, mean[1])
 
 
-def _measure_any(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool) -> tuple[Moments, Left]:
-    """With NaN, infinity, or values whose squares leave float64's range."""
+def measure_any(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool) -> tuple[Moments, Left]:
+    """As `measure`, of floats with NaN, infinity, or values whose squares leave float64's range."""
     work = form.load(tile, scratch.work)
-    finite = np.isfinite(work)
+    finite, undefined = np.isfinite(work), np.isnan(work)
     kept = form.reduce(np.add, finite.astype(np.float64))
-    nan = form.reduce(np.add, np.isnan(work).astype(np.float64))
+    nan = form.count - kept
+    if np.count_nonzero(finite) + np.count_nonzero(undefined) < form.size:  # there is an infinity
+        nan = form.reduce(np.add, undefined.astype(np.float64))
     mask, extreme = mask_of(~finite, work.dtype), work.copy()
     put(extreme, mask, np.inf)
     least = form.reduce(np.minimum, extreme)

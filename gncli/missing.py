@@ -7,13 +7,14 @@ A missing element of a decoded dataset is the positive NaN, any other NaN has it
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gncli.masks import Flags
-from gncli.measure import Left, measure
+from gncli.measure import Left, measure, measure_any
 from gncli.moments import NOTHING, Moments, join, merge, stack
 from gncli.scratch import Scratch
 from gncli.tensors import Source, decoding_of
@@ -53,15 +54,27 @@ def measure_present(
     if missing is None:
         return measure(form, tile, scratch, twofold)
     if form.each < _LARGE_CELL and form.cells != (1, 1):
-        moments, _ = measure(form, tile, scratch, twofold)
-        absent = form.reduce(np.add, form.load(missing, scratch.work))
+        moments, _ = measure_any(form, tile, scratch, twofold)
+        absent = moments.nan
+        if np.count_nonzero(missing) < absent.sum():  # there is another NaN
+            absent = form.reduce(np.add, form.load(missing, scratch.work))
         return moments._replace(size=moments.size - absent, nan=moments.nan - absent), Left.NOTHING
-    cells = []
-    for first, second in np.ndindex(form.cells):
-        values, absent = (array[:, first, :, second].reshape(-1) for array in (tile, missing))
-        # By index: with a mask, numpy takes four times as long where missing values are here and there.
-        cells.append(_measure_run(values.take(np.flatnonzero(~absent)), scratch, twofold))
+    there = ~_by_cells(form, missing)
+    # By index: with a mask, numpy takes four times as long where missing values are here and there.
+    values = _by_cells(form, tile).take(np.flatnonzero(there))
+    stops = np.cumsum(np.count_nonzero(there, axis=1)).tolist()
+    runs = pairwise([0, *stops])
+    cells = [_measure_run(values[start:stop], scratch, twofold) for start, stop in runs]
     return _merge_each(cells).map(lambda values: form.pick(values.reshape(form.cells))), Left.NOTHING
+
+
+def _by_cells(form: Form, array: NDArray[Any]) -> NDArray[Any]:
+    """The elements of a tile, a row for each of its cells."""
+    dtype, width = array.dtype, array.shape[4] * array.itemsize
+    if width in (2, 4, 8) and array.strides[4] == array.itemsize:  # a short line is moved as one number
+        array = array.view(f"u{width}")
+    rows = np.ascontiguousarray(array.transpose(1, 3, 0, 2, 4)).view(dtype)
+    return rows.reshape(form.cells[0] * form.cells[1], form.each)
 
 
 def _measure_run(values: NDArray[Any], scratch: Scratch, twofold: bool) -> list[Moments]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,12 +103,13 @@ class Normalizer(Reader):
             tile, left = self._widened(data[place]), None
             missing = self._missing(tile)
             if moments is None:
+                many = form.each < LONG_RUN and prod(form.cells) > _FEW_SETS
+                if many:  # to merge so many sets takes longer than to sum anew, which needs the scratch
+                    before.append(_describe(tile, missing, self.desk.scratch))
                 part, left = measure_present(form, tile, missing, self.desk.scratch, self.twofold)
                 undefined += self.check(part, left)
-                if form.each >= LONG_RUN or part.size.size <= _FEW_SETS:
+                if not many:
                     before.append(part)
-                else:  # to merge so many sets takes longer than to sum anew
-                    before.append(_describe(tile, missing, self.desk.scratch))
             else:
                 part = moments.map(_picker(form, place))
             box = tuple((o + at.start, o + at.stop) for (o, _), at in zip(origin, place, strict=True))

@@ -411,3 +411,36 @@ def test_an_hdf5_file_that_is_written_in_place() -> None:
     ):
         in_place(Path("a.h5"))
         pair.record()
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", ">f4", "f8", "i1", "u2", "i8", "u8", "c8", "c16"])
+@pytest.mark.parametrize("limits", [{}, {"rtol": 0.01}, {"atol": 0.5}, {"max_ulp": 3}])
+def test_equal_pairs_only_count(dtype: str, limits: dict[str, Any]) -> None:
+    """They change no measure of the others, however many there are."""
+    from gncli.difference import Tolerance, differences
+
+    random = np.random.default_rng(0)
+    a = random.integers(0, 100, 400).astype(dtype)
+    b = a.copy()
+    b[::2] += random.integers(1, 20, 200).astype(dtype)
+    b[:10:2] = 0
+    common = random.integers(0, 1000 if a.itemsize > 1 else 100, 4000).astype(dtype)
+    mixed = np.append(a, common), np.append(b, common)
+    alone, among = (differences(x, y, 0, Tolerance(**limits)) for x, y in ((a[::2], b[::2]), mixed))
+    assert among.count == among.finite == 4400
+    assert among.sizes.counts.sum() == 4400
+    assert (among.sizes.counts[1:] == alone.sizes.counts[1:]).all()
+    assert among.worst == 2 * alone.worst
+    names = {"count", "finite", "sizes", "worst", "largest_a", "largest_b"}
+    for name, value in vars(alone).items():
+        assert name in names or getattr(among, name) == value, name
+    assert among.largest_a == np.abs(mixed[0].astype("c16")).max()
+    assert among.largest_b == np.abs(mixed[1].astype("c16")).max()
+
+
+def test_numbers_that_numpy_compares_as_float64() -> None:
+    from gncli.difference import Tolerance, differences
+
+    a = np.array([2**64 - 1, 2**63 + 1025, 5], np.uint64)
+    found = differences(a, a.astype(np.float64), 0, Tolerance())
+    assert (found.differing, found.max_abs, found.worst) == (2, 1023.0, 1)
