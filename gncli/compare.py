@@ -53,6 +53,7 @@ class Comparison:
     dask: str | None = None
     progress: bool | None = False
     allow_external: bool = False
+    force: bool = False
     raw: bool = False
 
 
@@ -79,7 +80,7 @@ def record_alone(match: Match, options: Comparison) -> Record:
     side, address = ("a", match.a) if match.b is None else ("b", match.b)
     found: Record = {"verdict": f"only in {side}"}
     if match.array is not None and address is not None:
-        source = read_alone(address, external=options.allow_external)
+        source = read_alone(address, external=options.allow_external, force=options.force)
         found |= {f"shape_{side}": list(source.shape), f"dtype_{side}": source.dtype.name}
     return record_of(match.a, match.b, found, options, match.array)
 
@@ -93,7 +94,8 @@ def opened(a: str, b: str, options: Comparison) -> Iterator[Pair | ValuePair]:
     with unchanged(a, b), ExitStack() as stack:
         sides = []
         for address in (a, b):
-            sides.append(open_any(address, external=options.allow_external, as_stored=options.raw))
+            how = {"external": options.allow_external, "force": options.force, "as_stored": options.raw}
+            sides.append(open_any(address, **how))
             stack.callback(sides[-1].close)
         first, second = sides
         try:

@@ -58,7 +58,13 @@ class Question:
     memory: int = DEFAULT_MEMORY
     progress: bool | None = False
     allow_external: bool = False
+    force: bool = False
     raw: bool = False
+
+    @property
+    def reading(self) -> dict[str, bool]:
+        """How `open_source` is to read HDF5."""
+        return {"external": self.allow_external, "force": self.force, "as_stored": self.raw}
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def identify_files(x: str, y: str, question: Question) -> dict[str, object]:
     with unchanged(*files), ExitStack() as stack, np.errstate(all="ignore"):
 
         def opened(address: str) -> Source:
-            source = open_seekable(address, external=question.allow_external, as_stored=question.raw)
+            source = open_seekable(address, **question.reading)
             stack.callback(source.close)
             if source.fortran:
                 source = reordered(source, range(len(source.shape)))
@@ -191,7 +197,7 @@ def _parameter(given: float | str | None, question: Question) -> Floats | float 
     """A number, or one a channel or a group."""
     if not isinstance(given, str):
         return given
-    source = open_source(given, external=question.allow_external, as_stored=question.raw)
+    source = open_source(given, **question.reading)
     try:
         size = prod(source.shape)
         if size != max(source.shape, default=1):
@@ -239,8 +245,8 @@ def _row(candidate: Candidate, sources: tuple[Source, Source], x: str, question:
     lengths = {v.size for v in (candidate.affine.gamma, candidate.affine.beta) if isinstance(v, np.ndarray)}
     by_channel = not lengths - {recipe.structure.channels}
     command = recipe.command(x, texts[0], texts[1], dtype) if by_channel else None
-    if command is not None and question.raw:
-        command += " --raw"
+    if command is not None:
+        command += "".join(f" --{name}" for name in ("force", "raw") if getattr(question, name))
     solved = {}
     if recipe.affine.startswith("per "):
         solved = {"gamma": candidate.affine.gamma, "beta": candidate.affine.beta}

@@ -102,9 +102,9 @@ def _another(address: str, array: int) -> bool:
     return True
 
 
-def read_alone(address: str, *, external: bool = False) -> Source:
+def read_alone(address: str, *, external: bool = False, force: bool = False) -> Source:
     """Return the tensor at `address`, closed; of a pipe it is read to its end, which is to be there."""
-    source = open_source(address, external=external)
+    source = open_source(address, external=external, force=force)
     try:
         if stream_at(split(address)[0]) is not None:
             for run in stretches(prod(source.shape), CHUNK):

@@ -177,7 +177,7 @@ class _Run:
         """What is asked for, of this very tensor. Raises GnError where it cannot be."""
         key = source.shape, source.dtype, source.fortran
         if key not in self._requests:
-            self._requests[key] = _request(source, self._settings)
+            self._requests[key] = _request(source, self._settings, force=self._force)
         return self._requests[key]
 
     def normalize(
@@ -293,7 +293,7 @@ class _Request(NamedTuple):
     dtype: np.dtype[Any]
 
 
-def _request(source: Source, settings: Settings) -> _Request:
+def _request(source: Source, settings: Settings, *, force: bool) -> _Request:
     """What the settings ask for, of a tensor like this one. Raises GnError where it cannot be."""
     word = Layout.parse(settings.layout or "channels_first").on(source.shape).word
     channels = source.shape[channel_axis(word, len(source.shape))]
@@ -303,20 +303,22 @@ def _request(source: Source, settings: Settings) -> _Request:
     )
     dtype = output_dtype(source.dtype, settings.dtype)
     twofold = Norm.needs_twofold(source.dtype, dtype)
-    gamma = _parameter(settings.gamma, "gamma", channels, settings)
-    beta = _parameter(settings.beta, "beta", channels, settings)
+    gamma = _parameter(settings.gamma, "gamma", channels, settings, force=force)
+    beta = _parameter(settings.beta, "beta", channels, settings, force=force)
     norm = Norm(view, settings.eps, settings.divide_by, settings.nan, gamma, beta, twofold)
     return _Request(word, groups, norm, dtype)
 
 
-def _parameter(given: float | str | None, name: str, channels: int, settings: Settings) -> Floats | None:
+def _parameter(
+    given: float | str | None, name: str, channels: int, settings: Settings, *, force: bool
+) -> Floats | None:
     """Return (C,) float64 from a number or an address; one value is for all channels.
 
     Raises GnError, at the address of a file.
     """
     if not isinstance(given, str):
         return per_channel(given, channels)
-    source = open_source(given, **settings.reading)
+    source = open_source(given, force=force, **settings.reading)
     try:
         squeezed = [length for length in source.shape if length != 1]
         if squeezed not in ([], [channels]):

@@ -20,7 +20,7 @@ from gncli.tensors.address import reason
 Rows: TypeAlias = NDArray[np.void]  # 1-D, with the fields of `row_dtype`
 
 STATISTICS = ("count", "mean", "std", "min", "max", "nan", "inf")
-READ = 1 << 14  # rows of a temporary file that are read at once
+STRIP = 1 << 16  # rows of a temporary file that are turned at once
 
 
 def row_dtype(dtype: np.dtype[Any]) -> np.dtype[np.void]:
@@ -53,7 +53,7 @@ def rows_of_groups(
     if samples_first:
         yield from (rows.reshape(-1) for rows in found)
     else:
-        yield from _by_sample(found, first, kind, room, source.address)
+        yield from _by_sample(found, (first, second), kind, room, source.address)
 
 
 def _rows(
@@ -76,29 +76,36 @@ def _rows(
 
 
 def _by_sample(
-    found: Iterable[Rows], parts: int, kind: np.dtype[np.void], room: int, address: str
+    found: Iterable[Rows], cells: tuple[int, int], kind: np.dtype[np.void], room: int, address: str
 ) -> Iterator[Rows]:
-    """Yield rows that come as (parts, samples), part by part, in the order of the samples."""
+    """Yield rows that come as (parts, samples), part by part, in the order of the samples.
+
+    `cells` is their shape in all.
+    """
+    parts, samples = cells
+    wide = max(1, min(samples, STRIP // parts))  # samples that are read back at once, of so many parts:
+    high = min(parts, STRIP)
     with tempfile.SpooledTemporaryFile(max_size=room, prefix="gn-") as file:
         try:
-            for rows in found:
-                for column in rows.T:
-                    place = int(column["sample"][0]) * parts + int(column["part"][0])
-                    file.seek(place * kind.itemsize)
-                    file.write(column.tobytes())
+            for rows in found:  # which are in the order of storage
+                file.write(rows.tobytes())
         except OSError as error:
             where = f"no room in {tempfile.gettempdir()} for the statistics of all groups"
             raise OutputError(f"{where}: {reason(error)}; set TMPDIR", address=address) from None
-        file.seek(0)
-        while data := file.read(READ * kind.itemsize):
-            yield np.frombuffer(data, kind)
+        for sample in range(0, samples, wide):
+            for part in range(0, parts, high):
+                strip = np.empty((min(high, parts - part), min(wide, samples - sample)), kind)
+                for number, line in enumerate(strip, part):
+                    file.seek((number * samples + sample) * kind.itemsize)
+                    line[:] = np.frombuffer(file.read(line.nbytes), kind)
+                yield strip.T.reshape(-1)
 
 
 def _empty(kind: np.dtype[np.void], samples: int, parts: int) -> Iterator[Rows]:
     """Rows of groups that have no elements."""
     nothing = NOTHING.row()
-    for start in range(0, samples * parts, READ):
-        rows = np.zeros(min(READ, samples * parts - start), kind)
+    for start in range(0, samples * parts, STRIP):
+        rows = np.zeros(min(STRIP, samples * parts - start), kind)
         place = np.arange(start, start + len(rows))
         rows["sample"], rows["part"] = place // parts, place % parts
         for name in ("mean", "std"):

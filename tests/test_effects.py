@@ -33,17 +33,17 @@ EFFECTIVE = {
         "raw", "quiet", "progress", "plot",
     },
     "stats": {
-        "inputs", "from_file", "by", "jobs", "memory", "dask", "allow_external", "raw", "quiet", "progress",
-        "plot",
+        "inputs", "from_file", "by", "jobs", "memory", "dask", "allow_external", "force", "raw", "quiet",
+        "progress", "plot",
     },
     "info": {"inputs", "from_file", "allow_external", "raw", "quiet"},
     "diff": {
         "a", "b", "rtol", "atol", "max_ulp", "nan_differ", "groups", "channels_per_group", "layout",
-        "grouping", "jobs", "memory", "dask", "allow_external", "raw", "quiet", "progress",
+        "grouping", "jobs", "memory", "dask", "allow_external", "force", "raw", "quiet", "progress",
         "plot",
     },
     "identify": {
-        "x", "y", "layout", "affine", "jobs", "memory", "allow_external", "raw", "quiet", "progress",
+        "x", "y", "layout", "affine", "jobs", "memory", "allow_external", "force", "raw", "quiet", "progress",
     },
 }  # fmt: skip
 

@@ -218,6 +218,28 @@ def test_a_contiguous_dataset_beyond_the_end_of_the_file(gn: Gn) -> None:
     assert os.listdir() == ["f.h5"]
 
 
+def test_what_many_datasets_declare_is_counted_together(gn: Gn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gncli.tensors.hdf5_safety.WORTH_A_DOUBT", 1_000_000)
+    with h5py.File("f.h5", "w") as file:
+        for number in range(9):
+            file.create_dataset(f"x{number}", (3, 25_000), "f4")
+        file["y"] = normal(3, 4)
+    refused = (
+        "gn: error: f.h5::/x3: declares 293.0 kiB, stores 0 B, and with others that were read, 1.1 MiB "
+        "more than there is; if you believe it, --force reads it"
+    )
+    done = gn("stats", "f.h5", "--format", "tsv", code=1)
+    found = [line.split("\t")[1] for line in done.stdout.splitlines()[1:]]
+    assert found == ["f.h5::/x0", "f.h5::/x1", "f.h5::/x2", "f.h5::/y"]
+    assert done.stderr.splitlines()[0] == refused
+    assert done.stderr.count("gn: error: ") == 6
+    assert refused in gn("normalize", "f.h5::/*", "-g", "1", "-n", code=1).stderr
+    done = gn("diff", "f.h5", "f.h5", "--format", "tsv", code=2)
+    assert done.stderr.count("declares 293.0 kiB") == 6
+    for words in (["stats", "f.h5"], ["diff", "f.h5", "f.h5"]):
+        assert gn(*words, "--force", "--format", "tsv").stdout.count("\n") == 11
+
+
 def test_a_sparse_one_is_taken_by_force(gn: Gn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gncli.tensors.hdf5_safety.WORTH_A_DOUBT", 1000)
     with h5py.File("f.h5", "w") as file:
@@ -365,10 +387,42 @@ def test_a_filter_that_rounds_is_left_out(gn: Gn) -> None:
         file.create_dataset("x", data=x, chunks=(1, 8, 20, 20), **plugin.Zfp(accuracy=0.5))
         np.save("x.npy", file["x"][()])
     gn("normalize", "x.npy", "-g", "4", "-q", "-o", "y.npy")
-    gn("normalize", "f.h5", "-g", "4", "-q")
+    gn("normalize", "f.h5", "-g", "4", "-q", "--force")
     with h5py.File("f.gn.h5") as file:
         np.testing.assert_array_equal(file["x"], np.load("y.npy"))
         assert file["x"].chunks == (1, 8, 20, 20)
+
+
+@pytest.mark.parametrize("name", ["Zfp", "SZ", "SZ3", "Sperr"])
+def test_filters_that_damaged_data_can_crash_are_used_only_by_force(gn: Gn, name: str) -> None:
+    plugin = pytest.importorskip("hdf5plugin")
+    how = getattr(plugin, name)()
+    x = normal(3, 8, 20, 20)
+    with h5py.File("f.h5", "w") as file:
+        file.create_dataset("x", data=x, chunks=(1, 1, 20, 20), **how)
+        file.create_dataset("g", data=np.ones((8, 20), "f4"), chunks=(8, 20), **how)
+        np.save("x.npy", file["x"][()])
+    refused = f"is filtered by {name.lower()} (HDF5 filter {how.filter_id}), which damaged data can crash; "
+    refused += "if you trust the file, --force reads it"
+    for words, code in (
+        ("stats f.h5::/x", 1),
+        ("normalize f.h5::/x -g 4 -o -", 1),
+        ("normalize x.npy -g 4 -n --gamma f.h5::/g", 1),
+        ("diff f.h5::/x x.npy", 2),
+        ("identify f.h5::/x x.npy", 2),
+    ):
+        assert refused in gn(*words.split(), code=code).stderr
+    gn("info", "f.h5")
+    found, wanted = (
+        gn("stats", *words, "--format", "tsv").stdout.splitlines()[1].split("\t")[2:]
+        for words in (["f.h5::/x", "--force"], ["x.npy"])
+    )
+    assert found == wanted
+    gn("diff", "f.h5::/x", "x.npy", "--force", "--rtol", "0")
+    gn("identify", "f.h5::/x", "x.npy", "--force", code=1)
+    gn("normalize", "f.h5::/x", "-g", "4", "-q", "-o", "y.npy", "--force")
+    gn("normalize", "x.npy", "-g", "4", "-q", "-o", "z.npy")
+    assert Path("y.npy").read_bytes() == Path("z.npy").read_bytes()
 
 
 def test_the_copy_hears_an_interrupt() -> None:

@@ -76,8 +76,11 @@ def pss(launcher: int) -> int:
     return total
 
 
-def run(folder: Path, *words: str) -> tuple[int, int, str]:
-    """Of `gn words`: the largest process's peak, the highest sum seen, and what it printed."""
+def run(folder: Path, *words: str, code: int = 0) -> tuple[int, int, str]:
+    """Of `gn words`: the largest process's peak, the highest sum seen, and what it printed.
+
+    `code` is the status that it has to exit with.
+    """
     command = [sys.executable, "-SEc", LAUNCHER, sys.executable, "-m", "gncli", *words]
     highest = 0
     with (
@@ -90,7 +93,7 @@ def run(folder: Path, *words: str) -> tuple[int, int, str]:
         said.seek(0)
         *report, peak = said.read().splitlines() or [""]
     shown = "\n".join(report)
-    assert process.returncode == 0, shown
+    assert process.returncode == code, shown
     return int(peak), highest, shown
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @options.tolerance_opts
 @options.grouping_opts
 @options.compute_opts
-@options.hdf5_opts
+@options.trusting_opts
 @options.report_opts
 @options.plot_opt
 @click.pass_context
@@ -57,7 +57,10 @@ def diff(
 
     said = any(options.was_said(ctx, name) for name in ("channels_per_group", *options.GROUPING))
     groups = {name: chosen[name] for name in options.GROUPING} | options.chosen_groups(ctx) if said else None
-    rest = {name: chosen[name] for name in ("jobs", "memory", "dask", "progress", "allow_external", "raw")}
+    rest = {
+        name: chosen[name]
+        for name in ("jobs", "memory", "dask", "progress", "allow_external", "force", "raw")
+    }
     settings = Comparison(Tolerance(rtol, atol, max_ulp, nan_differ), groups, **rest)
     codes = {0}
     options.check_clash(ctx, ["format"], "quiet")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @options.affine_opts
 @options.affine_opt
 @options.local_opts
-@options.hdf5_opts
+@options.trusting_opts
 @options.report_opts
 @click.pass_context
 def identify(ctx: click.Context, /, x: str, y: str, format: str, quiet: bool, **chosen: Any) -> None:

@@ -94,9 +94,12 @@ def normalize(
         outputs = [NamedFile("the output", target, address) for address, target in done]
         require_apart(options.reads(ctx, addresses), [*outputs, *options.pictures(plot)])
         if done and not dry_run:
+            from gncli.tensors import involves_hdf5
+
             to_files = any(target != "-" for _, target in done)
             needed = "an output that is a file, as --output FILE"
-            options.check_needs(ctx, ["force", "skip_existing"], to_files, needed)
+            options.check_needs(ctx, ["skip_existing"], to_files, needed)
+            options.check_needs(ctx, ["force"], to_files or involves_hdf5(*addresses), needed)
         batch = Batch(settings, force, skip_existing, dry_run, ctx.obj, wrong)
         _check_parameters(settings.gamma, settings.beta, targets)
         if (hist or plot) and not dry_run:

@@ -248,7 +248,13 @@ output_opt = click.option(
     "-o", "--output", metavar="PATH|DIR/|-", shell_complete=values.files, callback=values.output_path,
     help="Where to write; - is standard output.  [default: beside the input, x.npy to x.gn.npy]",
 )  # fmt: skip
-force_opt = click.option("-f", "--force", is_flag=True, help="Overwrite an output that exists.")
+force_opt = click.option(
+    "-f", "--force", is_flag=True, help="Overwrite an output that exists; read HDF5 that may do harm."
+)
+trust_opt = click.option(
+    "-f", "--force", is_flag=True,
+    help="Read HDF5 that declares far more than it stores, and filters that damaged data can crash.",
+)  # fmt: skip
 skip_existing_opt = click.option(
     "--skip-existing", is_flag=True, help="Leave out inputs of which the output exists; it is whole."
 )
@@ -319,6 +325,7 @@ affine_opts: Option[Callable[..., object]] = together(gamma_opt, beta_opt)
 output_opts: Option[Callable[..., object]] = together(output_opt, force_opt, skip_existing_opt, dry_run_opt)
 local_opts: Option[Callable[..., object]] = together(jobs_opt, memory_opt)
 compute_opts: Option[Callable[..., object]] = together(local_opts, dask_opt)
+trusting_opts: Option[Callable[..., object]] = together(allow_external_opt, trust_opt, raw_opt)
 hdf5_opts: Option[Callable[..., object]] = together(allow_external_opt, raw_opt)
 words_opts: Option[Callable[..., object]] = together(format_opt, quiet_opt)
 report_opts: Option[Callable[..., object]] = together(words_opts, progress_opt)

@@ -22,7 +22,7 @@ SPLITTING = ("groups", "channels_per_group", "grouping")  # options that say wha
 @options.by_opt
 @options.grouping_opts
 @options.compute_opts
-@options.hdf5_opts
+@options.trusting_opts
 @options.report_opts
 @options.picture_opts
 @click.pass_context

@@ -120,9 +120,10 @@ def open_source(
 ) -> Source:
     """The one tensor at `address`, or the next one of a pipe.
 
-    An HDF5 file may name other files, which are read if `external`; and may declare far more than it
-    stores, which is read as fill values if `force`. Its numbers are decoded as its attributes say, unless
-    `as_stored`. Raises AddressError where there is none or more, FormatError.
+    An HDF5 file may name other files, which are read if `external`. It may declare far more than it stores,
+    or have filters that damaged data can crash; such is read if `force`. Its numbers are
+    decoded as its attributes say, unless `as_stored`. Raises AddressError where there is none or more,
+    FormatError.
     """
     path, name, kind = _locate(address)
     if kind == "npy":
@@ -158,11 +159,13 @@ def read_whole(source: Source, memory: int) -> NDArray[Any]:
     return source.read([(0, size)], np.empty(size, source.dtype)) if size else np.empty(0, source.dtype)
 
 
-def open_seekable(address: str, *, external: bool = False, as_stored: bool = False) -> Source:
+def open_seekable(
+    address: str, *, external: bool = False, force: bool = False, as_stored: bool = False
+) -> Source:
     """As `open_source`; a pipe's tensor in a temporary file, to be read in any order and more than once."""
     from gncli.tensors.stream import StreamSource
 
-    source = open_source(address, external=external, as_stored=as_stored)
+    source = open_source(address, external=external, force=force, as_stored=as_stored)
     return source.spooled() if isinstance(source, StreamSource) else source
 
 

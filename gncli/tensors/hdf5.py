@@ -40,7 +40,8 @@ class Hdf5Source:
     """The dataset `name` of the HDF5 file at `path`. Raises AddressError, FormatError.
 
     `external`: other files may be read, if the file names them. `force`: fill values may be read, where the
-    file declares far more than it stores. `as_stored`: the numbers are not decoded (see `decoding`).
+    file declares far more than it stores, and filters that damaged data can crash.
+    `as_stored`: the numbers are not decoded (see `decoding`).
     `address` is what messages call it, by default both joined.
     """
 
@@ -83,8 +84,8 @@ class Hdf5Source:
         self.shape: tuple[int, ...] = dataset.shape
         self.home = header.path  # not `path`, where an external link led here
         if not force:
-            require_stored(dataset, self.address)
-        require_filters(dataset, self.address)
+            require_stored(dataset, self._file, self.address)
+        require_filters(dataset, self.address, force=force)
         self.version = oldest_version(dataset, header)
         self._descriptor = header.descriptor
         self._state = _state(self._descriptor)

@@ -48,6 +48,8 @@ REGISTERED = {  # https://github.com/HDFGroup/hdf5_plugins; what hdf5plugin brin
     32015: "zstd", 32017: "sz", 32019: "fcidecomp", 32024: "sz3", 32026: "blosc2", 32028: "sperr",
 }  # fmt: skip
 
+CRASHING = (32013, 32017, 32024, 32028)  # zfp, sz, sz3, sperr: on damaged data, in most of our tries
+
 
 class _Scratch(threading.local):
     def __init__(self) -> None:
@@ -155,9 +157,15 @@ def settings_like(dataset: Dataset) -> Any:
     return settings
 
 
-def require_filters(dataset: Dataset, address: str) -> None:
-    """Raise FormatError, with the name of a filter and what brings it, where one is missing."""
+def require_filters(dataset: Dataset, address: str, *, force: bool = False) -> None:
+    """Raise FormatError, with the name of a filter and what brings it, where one is missing.
+
+    Unless `force`, also where the filter is one of `CRASHING`.
+    """
     for code, _, _, told in dataset.storage.filters:
+        if code in CRASHING and not force:
+            message = f"is filtered by {REGISTERED[code]} (HDF5 filter {code}), which damaged data can crash"
+            raise FormatError(f"{message}; if you trust the file, --force reads it", address=address)
         if h5py.h5z.filter_avail(code):
             continue
         with suppress(ImportError):  # it makes what it brings known to HDF5

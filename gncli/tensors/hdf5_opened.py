@@ -153,6 +153,7 @@ class ReadFile(h5py.File):  # type: ignore[misc]  # h5py has no types
     def __init__(self, path: str) -> None:
         super().__init__(path, "r")
         self.foreign: list[Any] = []
+        self.blank: dict[tuple[int, int], int] = {}  # bytes that datasets declare, and that are not stored
         self.found: dict[str, Dataset] = {}  # by a search, for the reader to come
         if os.path.getsize(path) > METADATA:
             _limit_metadata(self.id)

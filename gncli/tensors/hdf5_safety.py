@@ -22,6 +22,7 @@ MOST_LINKS = 16  # soft links on the way to one object; HDF5's own limit
 # Deflate makes at most 1032 bytes of one; what is said to be more than this and a gigabyte is not there.
 LIKELY = 1100
 WORTH_A_DOUBT = 1 << 30
+SMALL = 1 << 16  # bytes of a dataset that is believed without a look
 PERMIT = "--allow-external permits it"
 
 while h5py.h5pl.size():  # HDF5 would load filters, as machine code, from wherever the environment says
@@ -214,15 +215,25 @@ def _beside(dataset: h5py.Dataset, path: str) -> str | None:
     return None
 
 
-def require_stored(dataset: h5py.Dataset, address: str) -> None:
-    """Raise FormatError where the file is too small for what the dataset declares to hold."""
+def require_stored(dataset: h5py.Dataset, file: ReadFile, address: str) -> None:
+    """Raise FormatError where too little is stored for what the dataset declares to hold.
+
+    The same holds for the datasets of `file` that are read one after another: what they declare beyond what
+    they store is counted together.
+    """
     declared = dataset.declared_bytes
-    if declared <= WORTH_A_DOUBT:
+    if declared <= SMALL:
         return
     stored = _stored(dataset, set())
-    if declared > LIKELY * stored:
+    if declared <= LIKELY * stored:
+        return
+    file.blank[object_of(dataset)] = declared - LIKELY * stored
+    blank = sum(file.blank.values())
+    if max(declared, blank) > WORTH_A_DOUBT:
         message = f"declares {_binary(declared)}, stores {as_size(stored)}"
-        raise FormatError(f"{message}; if you believe it, `gn normalize --force` does too", address=address)
+        if declared <= WORTH_A_DOUBT:
+            message += f", and with others that were read, {_binary(blank)} more than there is"
+        raise FormatError(f"{message}; if you believe it, --force reads it", address=address)
 
 
 def object_of(dataset: h5py.Dataset) -> tuple[int, int]:

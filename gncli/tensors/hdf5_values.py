@@ -67,11 +67,11 @@ def _holds(what: Callable[[h5py.Dataset], bool], dataset: h5py.Dataset) -> bool:
 
 
 def open_values(
-    path: str, name: str, *, external: bool = False, address: str
+    path: str, name: str, *, external: bool = False, force: bool = False, address: str
 ) -> Hdf5Number | Hdf5Values | None:
     """Return the dataset `name`; None where it is of plain numbers, or no dataset. Raises GnError.
 
-    `address` is what messages call it.
+    `force` is as of `Hdf5Source`; `address` is what messages call it.
     """
     shown = address.removesuffix(f"::{name}")
     with open_file(path, shown) as file:
@@ -83,8 +83,8 @@ def open_values(
             if _holds(is_numeric, dataset):
                 return None
             if _holds(_is_number, dataset):
-                return Hdf5Number(path, name, external=external, as_stored=True, address=address)
-    return Hdf5Values(path, name, external=external, address=address)
+                return Hdf5Number(path, name, external=external, force=force, as_stored=True, address=address)
+    return Hdf5Values(path, name, external=external, force=force, address=address)
 
 
 def datasets_of_any_type(
@@ -112,18 +112,20 @@ def datasets_of_any_type(
 class Hdf5Values:
     """The dataset `name` of the HDF5 file at `path`, of any type. Raises GnError."""
 
-    def __init__(self, path: str, name: str, *, external: bool = False, address: str) -> None:
+    def __init__(
+        self, path: str, name: str, *, external: bool = False, force: bool = False, address: str
+    ) -> None:
         self.address = address
         shown = address.removesuffix(f"::{name}")
         self._file = open_file(path, shown)
         try:
             with translated(FormatError, self.address):
-                self._open(name, external, shown)
+                self._open(name, external, shown, force)
         except BaseException:
             self._file.close()
             raise
 
-    def _open(self, name: str, external: bool, shown: str) -> None:
+    def _open(self, name: str, external: bool, shown: str, force: bool) -> None:
         dataset = lookup(self._file, name, external=external, shown=shown)
         self._dataset = dataset
         self._stored = dataset.id.get_type()
@@ -132,8 +134,9 @@ class Hdf5Values:
         self.shape: tuple[int, ...] | None = dataset.shape
         self.chunks: tuple[int, ...] | None = dataset.chunks
         if self.shape is not None:
-            require_stored(dataset, self.address)
-            require_filters(dataset, self.address)
+            if not force:
+                require_stored(dataset, self._file, self.address)
+            require_filters(dataset, self.address, force=force)
         self.itemsize: int = self._stored.get_size()
         self._total = 0  # bytes of strings and lists that were read
         self.unfit = _unfit(self._stored)

@@ -41,7 +41,9 @@ class Values(Protocol):
     def close(self) -> None: ...
 
 
-def open_any(address: str, *, external: bool = False, as_stored: bool = False) -> Source | Values:
+def open_any(
+    address: str, *, external: bool = False, force: bool = False, as_stored: bool = False
+) -> Source | Values:
     """Return the one tensor or dataset at `address`, to be read in any order. Raises as `open_source`."""
     path, name, kind = _locate(address)
     if kind == "npy":
@@ -52,10 +54,10 @@ def open_any(address: str, *, external: bool = False, as_stored: bool = False) -
     if name is not None:
         from gncli.tensors.hdf5_values import open_values
 
-        found = open_values(_stored(path), name, external=external, address=address)
+        found = open_values(_stored(path), name, external=external, force=force, address=address)
         if found is not None:
             return found
-    return open_seekable(address, external=external, as_stored=as_stored)
+    return open_seekable(address, external=external, force=force, as_stored=as_stored)
 
 
 def datasets(address: str, *, external: bool = False) -> dict[str, Hashable] | None:
