@@ -31,7 +31,8 @@ Item = TypeVar("Item")
 Advance = Callable[[int], None]
 
 SECONDS_TO_STOP = 0.2  # that a child has to remove its temporary files before it is killed
-SECONDS = 4.0  # of CPU time without progress, after which a file is taken for one that never ends
+SECONDS = 3.0  # of CPU time without progress, after which a file is taken for one that never ends; limits are
+# whole seconds, so that it may be 4
 BYTES_A_SECOND = 10_000_000  # of a file, by which that time grows: headers may take long, too
 
 LOADING = ("HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_PLUGIN_PATH")  # by these, HDF5 loads libraries
