@@ -74,6 +74,14 @@ def test_chunks_that_gn_decodes(gn: Gn, shape: tuple[int, ...], stored: bytes, h
     check(gn)
 
 
+def test_chunks_beside_edges_that_were_never_written(gn: Gn) -> None:
+    with h5py.File("f.h5", "w") as file:
+        dataset = file.create_dataset("d", (2, 4, 16, 20), "f4", chunks=(1, 4, 16, 8), compression="gzip")
+        dataset[0, :, :, :8] = 1.0
+        dataset.id.write_direct_chunk((1, 0, 0, 0), zlib.compress(bytes(100)))
+    check(gn)
+
+
 @pytest.mark.parametrize("shape", [SHAPE, SMALL])
 @pytest.mark.parametrize("name", FILTERS)
 def test_chunks_that_hdf5_decodes(gn: Gn, shape: tuple[int, ...], name: str) -> None:

@@ -44,7 +44,9 @@ def raw(dataset: Dataset, *, new: bool = False) -> Raw | None:
     if user_block(dataset.file) or dataset.storage.fill == h5py.h5d.FILL_VALUE_UNDEFINED:
         return None
     table = Table(dataset, grid)
-    if not table.sound or (not new and table.has_plain_edges(grid, pipeline, nbytes)):
+    if not table.sound:
+        return None
+    if not new and pipeline.filters and table.has_edge_of(nbytes, grid):  # perhaps an unfiltered one
         return None
     return Raw(grid, pipeline, dataset.dtype, dataset.fillvalue, table)
 

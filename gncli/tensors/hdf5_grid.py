@@ -76,10 +76,6 @@ class Grid:
         axes = zip(number, self.chunks, self.shape, strict=True)
         return any((n + 1) * chunk > length for n, chunk, length in axes)
 
-    @property
-    def has_partial(self) -> bool:
-        return any(length % chunk for length, chunk in zip(self.shape, self.chunks, strict=True))
-
     def numbers(self, box: Box) -> Box:
         """The chunks that a box of elements crosses: their first number and the one after the last."""
         return tuple((a // c, -(-b // c)) for (a, b), c in zip(box, self.chunks, strict=True))

@@ -133,7 +133,7 @@ class Hdf5Sink(Hdf5Part):
                 self._close()
         elif not dataset.chunks or not isinstance(source, Hdf5Source):
             self._dataset = dataset
-        elif source.raw and (found := raw(dataset, new=True)):
+        elif source.raw and source.raw.filters_edges and (found := raw(dataset, new=True)):
             self._dataset = dataset
             self._chunks = ChunkWriter(found.coding, dataset, self._write_box, source.sink_share)
         else:

@@ -57,15 +57,13 @@ class Table:
             (start, start + size) for start, size in zip(offsets, self.sizes[written].tolist(), strict=True)
         ]
 
-    def has_plain_edges(self, grid: Grid, pipeline: Pipeline, nbytes: int) -> bool:
-        """Whether chunks at the edges may be stored unfiltered: a file can ask for it, h5py can't tell."""
-        if not (pipeline.filters and grid.has_partial):
-            return False
+    def has_edge_of(self, size: int, grid: Grid) -> bool:
+        """Whether a chunk at the edges, partly beyond the shape, has that stored size."""
         edges = np.zeros(grid.counts, bool)
         for axis, (length, chunk) in enumerate(zip(grid.shape, grid.chunks, strict=True)):
             if length % chunk:
                 edges[(slice(None),) * axis + (-1,)] = True
-        return bool(np.any(edges & ((self.sizes == nbytes) | (self.sizes == 0))))
+        return bool(np.any(edges & (self.sizes == size)))
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,14 @@ class Raw(Coding):
     """A dataset whose chunks can be taken raw."""
 
     table: Table
+
+    @property
+    def filters_edges(self) -> bool:
+        """Whether chunks at the edges are filtered: a file can ask for another way, and h5py cannot tell.
+
+        It shows in chunks that are written.
+        """
+        return not self.pipeline.filters or not self.table.has_edge_of(0, self.grid)
 
     @property
     def coding(self) -> Coding:
