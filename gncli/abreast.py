@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gncli.boxes import Boxes, along_chunks, in_line, split
 from gncli.crew import Crew
-from gncli.executors import in_order, threads
+from gncli.executors import in_order, workers
 from gncli.layout import Box, Run
 from gncli.progress import Progress
 from gncli.tensors import Source, decoding_of
@@ -70,9 +70,10 @@ class Abreast:
         self._local: list[Source] = []  # what workers on other machines cannot open
 
     def held(self, source: Source) -> Source:
-        """Return the source with its values in memory, if it has chunks to decode and they are few."""
+        """Return the source with its values in memory, if it is small and cannot be read in place."""
         nbytes = prod(source.shape) * source.dtype.itemsize
-        if not chunks_of(source) or self._crew.cluster is not None or nbytes > self._crew.memory // 4:
+        quick = not chunks_of(source) and source.forkable
+        if quick or self._crew.cluster is not None or nbytes > self._crew.memory // 4:
             return source
         values = np.empty(prod(source.shape), source.dtype)
         boxes = self._boxes([source])
@@ -84,7 +85,10 @@ class Abreast:
                 done += count
             return done
 
-        with Progress(source.address, nbytes, self._progress) as watch, threads(self._crew.jobs) as executor:
+        with (
+            Progress(source.address, nbytes, self._progress) as watch,
+            workers(self._crew.jobs, nbytes, forkable=False) as executor,
+        ):
             for size in in_order(executor, fill, boxes, 2 * self._crew.jobs):
                 watch.advance(size * source.dtype.itemsize)
         return self._here(Held(source, values))
@@ -123,7 +127,9 @@ class Abreast:
         jobs, each = self._crew.jobs, a.dtype.itemsize + b.dtype.itemsize
         with (
             Progress(f"{a.address} and {b.address}", prod(a.shape) * each, self._progress) as watch,
-            threads(jobs) if cluster is None else nullcontext(cluster) as executor,
+            workers(jobs, prod(a.shape) * each, forkable=False)
+            if cluster is None
+            else nullcontext(cluster) as executor,
         ):
             lots = repeat(1 if cluster is None else TOGETHER)
             for results in in_order(executor, task, boxes, 2 * jobs, lots):

@@ -24,11 +24,12 @@ from gncli.tensors.hdf5_errors import translated
 from gncli.tensors.hdf5_filters import require_filters
 from gncli.tensors.hdf5_find import numeric_dtype
 from gncli.tensors.hdf5_frames import require_whole_chunks
-from gncli.tensors.hdf5_grid import Grid, hyperslabs
+from gncli.tensors.hdf5_grid import Grid, first_to_cut, hyperslabs
 from gncli.tensors.hdf5_opened import Dataset, FileHeader
 from gncli.tensors.hdf5_places import places, read_places
 from gncli.tensors.hdf5_safety import lookup, open_file, require_own, require_stored
 
+MOST_CACHED = 1 << 15  # chunks in HDF5's cache, where each takes a kilobyte besides its values
 LEAST = 1 << 20  # bytes of chunks that are held whatever the budget
 
 
@@ -205,6 +206,18 @@ class Hdf5Source:
         """No reader of a file waits."""
 
     def _read_box(self, offset: tuple[int, ...], extent: tuple[int, ...], block: NDArray[Any]) -> None:
+        if self._chunk_shape and (axis := first_to_cut(offset, extent, self._chunk_shape)) is not None:
+            # HDF5 keeps a kilobyte of notes for each chunk of a read.
+            half = extent[axis] // 2
+            for start, length in ((0, half), (half, extent[axis] - half)):
+                size = length * math.prod(extent[:axis] + extent[axis + 1 :])
+                first = start * (block.size // extent[axis])
+                self._read_box(
+                    (*offset[:axis], offset[axis] + start, *offset[axis + 1 :]),
+                    (*extent[:axis], length, *extent[axis + 1 :]),
+                    block[first : first + size],
+                )
+            return
         with translated(FormatError, self.address):
             in_memory, in_file = select(self.dataset, offset, extent)
             self.dataset.id.read(in_memory, in_file, block)
@@ -267,6 +280,7 @@ def open_dataset(file: h5py.File, name: bytes, nbytes: int, chunk_bytes: int) ->
     """
     # HDF5's advice: a hundred slots a chunk, so that no two share one. With w0 = 1, which its manual
     # recommends for what is read once, HDF5 (1.14 and 2.0) does not keep to the size; 0.75 is its default.
+    nbytes = min(nbytes, MOST_CACHED * chunk_bytes)
     slots = min(100 * (nbytes // chunk_bytes) + 1, 2**20 - 1)
     with closing(h5py.h5p.create(h5py.h5p.DATASET_ACCESS)) as access:
         access.set_chunk_cache(slots, nbytes, 0.75)

@@ -15,8 +15,17 @@ from gncli.progress import note_advance
 from gncli.report import say
 from gncli.tensors.address import LISTED, candidates, near, pasted, require_numeric
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
+from gncli.tensors.hdf5_links import SoftLinks
 from gncli.tensors.hdf5_opened import Dataset
-from gncli.tensors.hdf5_safety import ForeignLinkError, is_sound, lookup, object_of, open_file, require_own
+from gncli.tensors.hdf5_safety import (
+    MOST_LINKS,
+    ForeignLinkError,
+    is_sound,
+    lookup,
+    object_of,
+    open_file,
+    require_own,
+)
 
 Found = list[tuple[str, tuple[int, ...] | None]]
 
@@ -117,13 +126,17 @@ def walk(
             groups.append((path, thing))
         elif isinstance(thing, h5py.h5d.DatasetID):
             yield _name(path), Dataset(thing)
+    chains = SoftLinks(file, dict(links))
     for number, (path, kind) in enumerate(links):
         if not number % 64:
             note_advance()
         if hard or kind == h5py.h5l.TYPE_HARD:
             continue
+        end, followed = chains.end_of(path)
+        if followed > MOST_LINKS:
+            continue
         try:
-            thing = lookup(file, _name(path), external=external)
+            thing = lookup(file, _name(end), external=external)
         except GnError:
             yield _name(path), None
         else:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gncli.layout import Box, Run
 
 Place = tuple[int, ...]  # an index on each axis
+MOST = 1 << 13  # chunks that HDF5 is asked for at once
 
 
 def hyperslabs(run: Run, shape: Place) -> Iterator[tuple[Place, Place]]:
@@ -37,6 +38,15 @@ def hyperslabs(run: Run, shape: Place) -> Iterator[tuple[Place, Place]]:
         yield tuple(offset), tuple(extent)
         size = math.prod(extent)
         start, count = start + size, count - size
+
+
+def first_to_cut(offset: Place, extent: Place, chunks: Place) -> int | None:
+    """Return the first axis along which a box can be cut in two; None if it has at most `MOST` chunks."""
+    axes = zip(offset, extent, chunks, strict=True)
+    crossed = math.prod(-(-(start + length) // chunk) - start // chunk for start, length, chunk in axes)
+    if crossed <= MOST:
+        return None
+    return next(axis for axis, length in enumerate(extent) if length > 1)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import closing
+from math import prod
 from typing import Any, NamedTuple
 
 import h5py
@@ -22,6 +23,7 @@ MOST_LINKS = 16  # soft links on the way to one object; HDF5's own limit
 # Deflate makes at most 1032 bytes of one; what is said to be more than this and a gigabyte is not there.
 LIKELY = 1100
 WORTH_A_DOUBT = 1 << 30
+MANY_CHUNKS, SPARSE = 1 << 20, 16  # times as many as are stored
 SMALL = 1 << 16  # bytes of a dataset that is believed without a look
 PERMIT = "--allow-external permits it"
 
@@ -215,7 +217,7 @@ def _beside(dataset: h5py.Dataset, path: str) -> str | None:
     return None
 
 
-def require_stored(dataset: h5py.Dataset, file: ReadFile, address: str) -> None:
+def require_stored(dataset: Dataset, file: ReadFile, address: str) -> None:
     """Raise FormatError where too little is stored for what the dataset declares to hold.
 
     The same holds for the datasets of `file` that are read one after another: what they declare beyond what
@@ -225,15 +227,28 @@ def require_stored(dataset: h5py.Dataset, file: ReadFile, address: str) -> None:
     if declared <= SMALL:
         return
     stored = _stored(dataset, set())
-    if declared <= LIKELY * stored:
+    if declared > LIKELY * stored:
+        file.blank[object_of(dataset)] = declared - LIKELY * stored
+        blank = sum(file.blank.values())
+        if max(declared, blank) > WORTH_A_DOUBT:
+            message = f"declares {_binary(declared)}, stores {as_size(stored)}"
+            if declared <= WORTH_A_DOUBT:
+                message += f", and with others that were read, {_binary(blank)} more than there is"
+            raise FormatError(f"{message}; if you believe it, --force reads it", address=address)
+    _require_chunks(dataset, address)
+
+
+def _require_chunks(dataset: Dataset, address: str) -> None:
+    """Raise FormatError where the dataset declares a great many chunks more than it stores.
+
+    HDF5 takes a microsecond and more for each, whether it is there or not.
+    """
+    if not dataset.chunks:
         return
-    file.blank[object_of(dataset)] = declared - LIKELY * stored
-    blank = sum(file.blank.values())
-    if max(declared, blank) > WORTH_A_DOUBT:
-        message = f"declares {_binary(declared)}, stores {as_size(stored)}"
-        if declared <= WORTH_A_DOUBT:
-            message += f", and with others that were read, {_binary(blank)} more than there is"
-        raise FormatError(f"{message}; if you believe it, --force reads it", address=address)
+    declared = prod(-(-n // chunk) for n, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    if declared > MANY_CHUNKS and declared > SPARSE * (stored := dataset.id.get_num_chunks()):
+        message = f"declares {declared} chunks, stores {stored}; if you believe it, --force reads it"
+        raise FormatError(message, address=address)
 
 
 def object_of(dataset: h5py.Dataset) -> tuple[int, int]:
