@@ -120,19 +120,22 @@ def _contained(
     """Yield what the call yields, from a child.
 
     Of `pipes`, this process has read the first bytes. A child that is forked now has these, and it alone
-    reads on: calls that name such a pipe again are for the same child.
+    reads on: calls that name such a pipe again are for the same child. While its items are not all taken, a
+    child is busy, and another call gets a child of its own.
     """
     global _child
-    if _child is not None and (_child.memory != memory or not pipes <= _child.pipes):
-        _stop_child()
-    if _child is None:
-        _child = Child.forked(call, memory, pipes)
+    child, _child = _child, None
+    if child is not None and (child.memory != memory or not pipes <= child.pipes):
+        child.stop()
+        child = None
+    if child is None:
+        child = Child.forked(call, memory, pipes)
     else:
-        _child.send(call)
+        child.send(call)
     finished = False
     try:
         while True:
-            kind, value = _child.receive(address)
+            kind, value = child.receive(address)
             if kind == "item":
                 yield value
             elif kind == "advance" and advance is not None:
@@ -143,8 +146,10 @@ def _contained(
                     raise value
                 return
     finally:
-        if not finished:  # it crashed, or this process was interrupted, or nobody wants the rest
-            _stop_child()
+        if finished and _child is None:
+            _child = child
+        else:  # it crashed, or this process was interrupted, or nobody wants the rest, or there is another
+            child.stop()
 
 
 def _size(address: str) -> int:
@@ -154,13 +159,6 @@ def _size(address: str) -> int:
     with suppress(OSError, ValueError):
         return os.path.getsize(split(address)[0])
     return 0
-
-
-def _stop_child() -> None:
-    global _child
-    if _child is not None:
-        child, _child = _child, None
-        child.stop()
 
 
 class Child:

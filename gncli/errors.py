@@ -48,6 +48,10 @@ class OutputError(GnError):
     """The output cannot be written, or stands already."""
 
 
+class ReportError(GnError):
+    """The report cannot be written to standard output: nothing that comes after it can be, either."""
+
+
 class BudgetError(GnError):
     """The memory budget cannot hold what the plan needs."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, TextIO, TypeAlias
 
-from gncli.errors import OutputError
+from gncli.errors import ReportError
 from gncli.progress import make_way
 from gncli.words import (
     ONE_SAMPLE,
@@ -142,7 +142,7 @@ class Decodings:
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write a line, or more, at once. Raises OutputError where that cannot be, BrokenPipeError."""
+    """Write a line, or more, at once. Raises ReportError where that cannot be, BrokenPipeError."""
     make_way()
     try:
         stream.write(f"{text}\n")
@@ -150,7 +150,7 @@ def write(stream: TextIO, text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", address="standard output") from error
+        raise ReportError(f"cannot be written: {error.strerror}", address="standard output") from error
 
 
 def _statistics(moments: object) -> list[str]:

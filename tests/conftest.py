@@ -49,8 +49,9 @@ def pytest_configure() -> None:
     # As they are on a terminal: nohup has the one ignored, a script that runs in the background the other,
     # and what the tests start would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for name in ("SIGHUP", "SIGQUIT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -656,6 +656,28 @@ def test_a_full_disk_under_stdout(shell: Shell, tmp_path: Path) -> None:
     assert shell("$gn stats --help > /dev/full", code=1).stderr == "gn: error: No space left on device\n"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="wants /dev/full")
+@pytest.mark.parametrize("format", ["json", "tsv", "table"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("stats x.npy --by sample", 1),
+        ("stats x.npy x.npy x.npy", 1),
+        ("info x.npy x.npy", 1),
+        ("normalize x.npy y.npy -n -g 2", 1),
+        ("diff x.npy y.npy", 2),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_told_once(
+    shell: Shell, tmp_path: Path, words: str, code: int, format: str
+) -> None:
+    """Nothing that comes after it can be written, either: the command ends there."""
+    for name in ("x.npy", "y.npy"):
+        np.save(tmp_path / name, np.zeros((3000, 4), np.float32))
+    done = shell(f"$gn {words} --format {format} > /dev/full", code=code)
+    assert done.stderr == "gn: error: standard output: cannot be written: No space left on device\n"
+
+
 def test_closed_stdout_is_no_error(shell: Shell, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((2, 4), np.float32))
     assert shell("$gn stats x.npy >&-").stderr == ""

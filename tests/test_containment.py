@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+from conftest import Shell
 
 SCRIPT = Path(__file__).with_name("misbehave.py")
 CRASHED = "! f.h5: the HDF5 library crashed on this file"
@@ -130,3 +134,21 @@ def test_a_child_does_not_outlive_its_parent(tmp_path: Path) -> None:
     while _children_of(tmp_path):
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("more", ["--hist", "--plot p.svg", "--hist --plot p.svg"])
+def test_pictures_of_what_was_normalized(shell: Shell, tmp_path: Path, more: str) -> None:
+    """The picture is made by a call of its own, while that which normalizes is not over."""
+    x = np.arange(48.0, dtype="f4").reshape(2, 4, 6)
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["x"], file["y"] = x, x
+    hist = more.partition("--plot")[0]
+    done = shell(f"$gn normalize f.h5::/x f.h5::/y -g 2 --format json -o all.h5::/n/ {hist}")
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["input"] for record in records] == ["f.h5::/x", "f.h5::/y"]
+    assert all(("histogram" in record) is ("--hist" in more) for record in records)
+    done = shell(f"$gn normalize f.h5::/x -g 2 {more}")
+    assert done.stdout.splitlines()[-1] == "wrote f.gn.h5::/x"
+    assert done.stderr == ""
+    assert (tmp_path / "p.svg").exists() is ("--plot" in more)
+    assert sorted(path.name for path in tmp_path.glob("*.h5")) == ["all.h5", "f.gn.h5", "f.h5"]

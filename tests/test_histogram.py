@@ -118,6 +118,7 @@ def test_what_was_read_once_is_read_again(
 ) -> None:
     """What the first pass was permitted, the passes of a picture are."""
     monkeypatch.setattr("gncli.tensors.hdf5_safety.WORTH_A_DOUBT", 100)  # bytes, in place of a gigabyte
+    monkeypatch.setattr("gncli.tensors.hdf5_safety.SMALL", 100)
     x = np.zeros((2, 4, 30), "f4")
     with h5py.File("f.h5", "w") as file:
         if how == "sparse":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import sys
 import zlib
@@ -183,3 +184,15 @@ def test_every_attribute_is_shown_that_is_not_too_large(folder: Path) -> None:
     _, _, report = run(folder, "info", "x.h5")
     assert "@units      m" in report
     assert "@large      8000000 elements, 32 MB or more: too large to be shown" in report
+
+
+def test_attributes_that_are_too_large_to_be_listed_keep_no_dataset_from_being_read(folder: Path) -> None:
+    x = np.arange(48.0, dtype="f4").reshape(2, 4, 6)
+    with h5py.File(folder / "x.h5", "w", libver="latest") as file:
+        dataset = file.create_dataset("x", data=x)
+        for number in range(20):
+            dataset.attrs.create(f"a{number}", np.zeros(4 << 20, "u1"))
+    _, _, report = run(folder, "stats", "x.h5", "--format", "json")
+    assert json.loads(report)["mean"] == x.mean()
+    _, _, report = run(folder, "info", "x.h5")
+    assert "(2, 4, 6)" in report

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import click
 
 from gncli import __version__, containment, leavings
-from gncli.errors import GnError, UsageError
+from gncli.errors import GnError, ReportError, UsageError
 from gncli.report import say
 from gncli.stopping import STOPPING, has_default
 from gncli.words import printable, quoted
@@ -77,7 +77,7 @@ class Attempts:
     def __call__(self, address: str) -> Iterator[None]:
         try:
             yield
-        except (BrokenPipeError, UsageError, click.ClickException, click.exceptions.Exit):
+        except (BrokenPipeError, ReportError, UsageError, click.ClickException, click.exceptions.Exit):
             raise
         except Exception as error:  # noqa: BLE001 - told, counted, and shown whole with GN_DEBUG
             self.failed += 1

@@ -80,7 +80,7 @@ class Hdf5Source:
         require_own(dataset, self.address, external=self.external)
         self.dataset = dataset
         header = FileHeader.of(dataset.file) if self.external else self._file.header
-        self.decoding = None if self.as_stored else find_decoding(dataset, header.attribute_names)
+        self.decoding = None if self.as_stored else find_decoding(dataset, header.is_netcdf)
         self.dtype = self.decoding.dtype if self.decoding else self.stored
         self.shape: tuple[int, ...] = dataset.shape
         self.home = header.path  # not `path`, where an external link led here

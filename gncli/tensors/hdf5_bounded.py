@@ -6,7 +6,7 @@ Many elements may refer to one stored string, so that 400 kB in a file become gi
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -66,10 +66,15 @@ def attribute_names(thing: Any, nbytes: int = UNKNOWN) -> list[str | bytes]:
 
     Raises TooLargeError where that takes more than so many bytes of memory.
     """
-    if not h5py.h5a.get_num_attrs(thing.id):  # which is quick, and of most
-        return []
     with bounded(nbytes):
         return list(thing.attrs)
+
+
+def present(thing: Any, names: Iterable[str]) -> set[str]:
+    """Return those of the names that it has an attribute of. No attribute is read, however large it is."""
+    if not h5py.h5a.get_num_attrs(thing.id):  # which is quick, and of most
+        return set()
+    return {name for name in names if h5py.h5a.exists(thing.id, encoded(name))}
 
 
 def read_attribute(thing: Any, name: str | bytes, most: int) -> Any:

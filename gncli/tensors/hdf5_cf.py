@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
-from typing import TypeAlias
 
 import h5py
 import numpy as np
 
 from gncli.tensors.decoding import ATTRIBUTES, Decoding, decoding_of, text_of
-from gncli.tensors.hdf5_bounded import TooLargeError, attribute_names, read_attribute
+from gncli.tensors.hdf5_bounded import TooLargeError, present, read_attribute
 from gncli.tensors.hdf5_opened import Dataset
 
 OUTDATED = {*ATTRIBUTES, "actual_range", "MATLAB_int_decode"} - {"dtype"}  # once the values are others
 MOST = 1 << 16  # bytes of an attribute that says how to decode
 MATLAB_CLASSES = {"float32": b"single", "float64": b"double"}
-NETCDF_ROOT = ("_NCProperties", "_nc3_strict")
 NETCDF_DATASET = ("_Netcdf4Dimid", "_Netcdf4Coordinates")
 
-Names: TypeAlias = Collection[str | bytes]
 
-
-def find_decoding(dataset: Dataset, of_file: Names) -> Decoding | None:
-    """The decoding that the dataset's attributes call for, or None.
-
-    `of_file` are the names of the attributes of the root group.
-    """
-    names = attribute_names(dataset)
-    if not names and not of_file:
+def find_decoding(dataset: Dataset, is_netcdf: bool) -> Decoding | None:
+    """The decoding that the dataset's attributes call for, or None. `is_netcdf`: netCDF wrote the file."""
+    names = present(dataset, (*ATTRIBUTES, *NETCDF_DATASET))
+    is_netcdf = is_netcdf or not names.isdisjoint(NETCDF_DATASET)
+    if not names and not is_netcdf:
         return None
     held = {name: _read(dataset, name) for name in ATTRIBUTES if name in names}
-    return decoding_of(held, dataset.dtype, _has_default_fill(dataset, names, of_file))
+    return decoding_of(held, dataset.dtype, is_netcdf and _has_default_fill(dataset))
 
 
 def _read(dataset: Dataset, name: str) -> object:
@@ -42,14 +35,9 @@ def _read(dataset: Dataset, name: str) -> object:
     return None
 
 
-def _has_default_fill(dataset: Dataset, names: Names, of_file: Names) -> bool:
-    """Whether netCDF's default fill value is missing: as netCDF has it, of bytes only if they are filled.
-
-    `names` are those of the dataset's attributes, `of_file` those of the root group's.
-    """
-    if dataset.dtype.itemsize == 1 and dataset.storage.fill != h5py.h5d.FILL_VALUE_USER_DEFINED:
-        return False
-    return any(name in names for name in NETCDF_DATASET) or any(name in of_file for name in NETCDF_ROOT)
+def _has_default_fill(dataset: Dataset) -> bool:
+    """Whether netCDF's default fill value is missing: as netCDF has it, of bytes only if they are filled."""
+    return dataset.dtype.itemsize > 1 or dataset.storage.fill == h5py.h5d.FILL_VALUE_USER_DEFINED
 
 
 def remove_outdated(dataset: Dataset) -> None:
@@ -57,8 +45,9 @@ def remove_outdated(dataset: Dataset) -> None:
 
     mat73 and MATLAB read no dataset that has no class.
     """
-    attributes, names = dataset.attrs, attribute_names(dataset)
-    for name in OUTDATED.intersection(names):
+    attributes = dataset.attrs
+    names = present(dataset, (*OUTDATED, "dtype", "units", "MATLAB_class"))
+    for name in OUTDATED & names:
         del attributes[name]
     if "dtype" in names and text_of(_read(dataset, "dtype")) is not None:
         del attributes["dtype"]

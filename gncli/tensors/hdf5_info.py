@@ -82,7 +82,7 @@ def _header(address: str, dataset: Dataset, links: list[dict[str, str]]) -> Tens
         [_filter(*each) for each in stored.filters],
         _attributes(dataset),
         links,
-        find_decoding(dataset, FileHeader.of(dataset.file).attribute_names),
+        find_decoding(dataset, FileHeader.of(dataset.file).is_netcdf),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection
 from contextlib import closing
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,9 +16,10 @@ import h5py
 import numpy as np
 
 from gncli.tensors import kept
-from gncli.tensors.hdf5_bounded import attribute_names
+from gncli.tensors.hdf5_bounded import present
 
 METADATA = 4 << 20  # bytes of headers that HDF5 keeps of a file
+NETCDF_ROOT = ("_NCProperties", "_nc3_strict")  # attributes of the root group
 MOST_FOUND = 2048  # datasets that a search leaves open; each takes some 16 kB
 
 
@@ -135,13 +135,13 @@ class FileHeader(NamedTuple):
     path: str
     descriptor: int
     superblock: int  # its version
-    attribute_names: Collection[str | bytes]  # of the root group
+    is_netcdf: bool  # netCDF wrote it
 
     @classmethod
     def of(cls, file: h5py.File) -> FileHeader:
         with closing(file.id.get_create_plist()) as settings:
             superblock = settings.get_version()[0]
-        return cls(file.filename, file.id.get_vfd_handle(), superblock, attribute_names(file))
+        return cls(file.filename, file.id.get_vfd_handle(), superblock, bool(present(file, NETCDF_ROOT)))
 
 
 class ReadFile(h5py.File):  # type: ignore[misc]  # h5py has no types

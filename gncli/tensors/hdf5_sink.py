@@ -17,7 +17,7 @@ from gncli.errors import AddressError, OutputError
 from gncli.layout import Run
 from gncli.tensors.address import name_in_hdf5, split
 from gncli.tensors.hdf5 import Hdf5Source, open_dataset, select
-from gncli.tensors.hdf5_bounded import attribute_names
+from gncli.tensors.hdf5_bounded import present
 from gncli.tensors.hdf5_cf import mark_missing, remove_outdated
 from gncli.tensors.hdf5_chunks import ChunkWriter, raw
 from gncli.tensors.hdf5_datasets import (
@@ -310,7 +310,7 @@ def _own_name(source: Source) -> str:
 def _describe(dataset: h5py.Dataset, attributes: Mapping[str, object]) -> None:
     """Set these attributes, with `PREFIX` before each name. None removes one that an earlier run left."""
     named = {key if key.startswith(PREFIX) else PREFIX + key: value for key, value in attributes.items()}
-    for name in named.keys() & set(attribute_names(dataset)):
+    for name in present(dataset, named):
         if named[name] is not None and _has(dataset, name, named[name]):
             del named[name]  # each new string would leave a gap of 4 kB where it was
         else:
