@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,17 @@ def test_a_budget_that_is_too_small(gn: Gn, tmp_path: Path, monkeypatch: pytest.
     assert result.stderr.startswith("gn: error: x.npy: --memory 4096 is too little: one tile takes ")
     assert result.stderr.endswith(" bytes; use --memory 1M or more\n")
     gn("normalize", "x.npy", "--groups", "4", "--memory", "1M")
+
+
+def test_a_thread_that_cannot_be_started(gn: Gn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the system limits processes or addresses: an error, and --jobs 1 helps."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((4, 16, 10_000), np.float32))
+    monkeypatch.setattr(threading.Thread, "start", start)
+    result = gn("stats", "x.npy", "-q", "--jobs", "2", code=1)
+    assert result.stderr.startswith("gn: error: x.npy: no thread can be started; try --jobs 1")
+    gn("stats", "x.npy", "-q", "--jobs", "1")

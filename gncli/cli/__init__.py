@@ -42,6 +42,8 @@ HELP: type[Exception] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError
 CONTEXT = {"auto_envvar_prefix": "GN", "help_option_names": ["-h", "--help"], "max_content_width": 100}
 INTERRUPTED, CLOSED_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
 
+NO_THREAD = "can't start new thread"  # Python's words for it
+
 GRACE = 0.4  # seconds that a signal leaves for what is under way to end by itself
 
 
@@ -54,6 +56,8 @@ def tell(error: Exception, address: str | None = None) -> int:
             text, code = str(error.at(address) if address else error), error.exit_code
         case MemoryError():
             text = f"{blame}out of memory; try a smaller --memory or fewer --jobs"
+        case RuntimeError() if str(error) == NO_THREAD:
+            text = f"{blame}no thread can be started; try --jobs 1, or a higher limit on processes and memory"
         case OSError():
             where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else blame
             text = f"{where}{error.strerror or error}"
