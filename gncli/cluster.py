@@ -227,7 +227,8 @@ class Cluster(Remote):
         if ours.done():  # cancelled, given up, or done by another worker
             return
         self._quiet, self._retried = 0.0, False
-        if theirs.cancelled():  # not by us: distributed does it when it gives up the scheduler
+        gone = isinstance(error, import_module("distributed.comm").CommClosedError)  # as a result was fetched
+        if gone or theirs.cancelled():  # not by us: distributed does it when it gives up the scheduler
             error = WorkerError(self._lost or self._loss("the scheduler"))
         elif isinstance(error, import_module("distributed").KilledWorker):
             hint = "for want of memory perhaps; try a smaller --memory"

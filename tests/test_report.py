@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gncli.errors import OutputError
+from gncli.errors import ReportError
 from gncli.report import reporting, say
 from gncli.words import printable
 
@@ -244,12 +244,12 @@ def test_quiet_prints_nothing() -> None:
     assert stream.getvalue() == ""
 
 
-def test_a_full_disk_is_an_output_error() -> None:
+def test_a_full_disk_is_an_error_of_the_report() -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(OutputError, match=r"^standard output: cannot be written: No space left on device$"):
+    with pytest.raises(ReportError, match=r"^standard output: cannot be written: No space left on device$"):
         shown("json", [STATS], Full())
 
 
