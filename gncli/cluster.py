@@ -119,7 +119,7 @@ def disconnect() -> None:
 
 @dataclass
 class _Task:
-    """What a cluster was given: a pickled call, and the futures of the workers that were told to do it."""
+    """A task of the cluster: a pickled call, and the futures of the workers that were told to do it."""
 
     work: bytes
     copies: list[Any] = field(default_factory=list)

@@ -26,7 +26,7 @@ from gncli.errors import BudgetError
 from gncli.tensors.kept import keep_open
 
 HEADROOM = 512 << 20  # bytes of address space beside the buffers: libraries, threads' stacks, one chunk
-STACK = 4 << 20  # bytes of a thread's stack, usually 8 MiB; all of it counts. lzf has a table of 1 MiB there
+STACK = 4 << 20  # bytes of a thread's stack, usually 8 MiB: the limit counts all of it, used or not
 ARENAS = 2  # of malloc, which otherwise takes 64 MiB of addresses for each thread
 
 

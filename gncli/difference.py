@@ -192,7 +192,7 @@ def _of_finite(
 
 
 def _apart(a: Floats, b: Floats) -> Flags:
-    """Which pairs of finite numbers differ. An 0 and a -0 may count as such."""
+    """Return which pairs of finite numbers differ. A pair of 0 and -0 may count as one that does."""
     if a.dtype != b.dtype:
         a, b = widened(a, b)  # exactly: numpy would compare 64-bit integers with floats as float64
     elif a.itemsize <= 8:

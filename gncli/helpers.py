@@ -20,7 +20,7 @@ _releases = 0  # a helper that was at work meanwhile is dismissed when it is don
 
 
 class Limits(NamedTuple):
-    """What a task may take: bytes of buffers, and seconds of CPU time for each block."""
+    """The limits of a task: bytes of buffers, and seconds of CPU time for each block."""
 
     memory: int
     seconds: float

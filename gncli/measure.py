@@ -212,7 +212,7 @@ def _settle(form: Form, mean: Pair, least: Number, most: Number) -> Pair:
 
 
 def measure_any(form: Form, tile: NDArray[Any], scratch: Scratch, twofold: bool) -> tuple[Moments, Left]:
-    """As `measure`, of floats with NaN, infinity, or values whose squares leave float64's range."""
+    """Measure as `measure` does, floats with NaN, infinity, or squares that leave float64's range."""
     work = form.load(tile, scratch.work)
     finite, undefined = np.isfinite(work), np.isnan(work)
     kept = form.reduce(np.add, finite.astype(np.float64))

@@ -133,7 +133,7 @@ def normalize_together(
 
 
 def _can_stay_open(source: Source) -> bool:
-    """Whether it can stay open beside many others: it takes no descriptor and no memory of its own."""
+    """Return whether it can stay open beside many others: it takes no descriptor and no memory of its own."""
     return split(source.address)[1] is not None and source.forkable
 
 
@@ -174,7 +174,7 @@ class _Run:
         self._requests: dict[Hashable, _Request] = {}
 
     def request(self, source: Source) -> _Request:
-        """What is asked for, of this very tensor. Raises GnError where it cannot be."""
+        """Return what the settings ask for of this tensor. Raises GnError where that cannot be done."""
         key = source.shape, source.dtype, source.fortran
         if key not in self._requests:
             self._requests[key] = _request(source, self._settings, force=self._force)
@@ -294,7 +294,7 @@ class _Request(NamedTuple):
 
 
 def _request(source: Source, settings: Settings, *, force: bool) -> _Request:
-    """What the settings ask for, of a tensor like this one. Raises GnError where it cannot be."""
+    """Work out what the settings ask for of a tensor. Raises GnError where that cannot be done."""
     word = Layout.parse(settings.layout or "channels_first").on(source.shape).word
     channels = source.shape[channel_axis(word, len(source.shape))]
     groups = group_count(channels, settings.groups, settings.channels_per_group)

@@ -1,4 +1,4 @@
-"""What a cluster's workers do before they are given tasks, and afterwards."""
+"""Functions that a cluster's workers run before they are given tasks, and afterwards."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def file_rows(
     allow_external: bool = False,
     raw: bool = False,
 ) -> Generator[Rows]:
-    """As `part_rows`, of what stands at `address`, even if it declares far more than it stores."""
+    """Yield what `part_rows` does, of a tensor at `address` that may declare far more than it stores."""
     source = open_source(address, external=allow_external, force=True, as_stored=raw)
     try:
         parts = Parts.of(source.shape, groups, channels_per_group, layout, grouping, by)
@@ -138,7 +138,7 @@ class Measuring:
 
     @contextmanager
     def at_work(self, source: Source, address: str, view: Geometry) -> Iterator[_Work]:
-        """What `engine` needs to measure the source. Raises GnError, also where the file changes."""
+        """Give `engine` what it needs to measure the source. Raises GnError, also where the file changes."""
         check = change_check(address)
         Crew.refuse_pipes(self.dask, piped=isinstance(source, StreamSource))
         crew = Crew.of(self.jobs, self.memory, self.dask, [address])

@@ -79,7 +79,7 @@ class Pipeline:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Pipeline | None:
-        """That of a dataset, or None where a filter is not among those done here."""
+        """Return the pipeline of a dataset, or None where a filter is not among those done here."""
         filters = []
         for code, _, values, _ in dataset.storage.filters:
             known = {
@@ -94,7 +94,7 @@ class Pipeline:
 
     @property
     def changes_size(self) -> bool:
-        """Whether the filters make chunks of different sizes."""
+        """Return whether the filters make chunks of different sizes."""
         return any(code not in (SHUFFLE, FLETCHER32) for code, _ in self.filters)
 
     def encode(self, data: Bytes) -> Bytes | bytes:
@@ -141,7 +141,7 @@ class Pipeline:
 
 
 def changes_size(dataset: Dataset) -> bool:
-    """Whether its filters make chunks of different sizes."""
+    """Return whether its filters make chunks of different sizes."""
     return any(each.code not in (SHUFFLE, FLETCHER32) for each in dataset.storage.filters)
 
 
