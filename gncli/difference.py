@@ -141,14 +141,14 @@ def _of_any(a: Floats, b: Floats, start: int, tolerance: Tolerance) -> Differenc
     odd = ~finite & (x != y)
     if not tolerance.nan_differ:
         odd &= ~(np.isnan(x) & np.isnan(y))
-    places = np.flatnonzero(finite)
+    there = np.flatnonzero(finite)
     found = Differences()
-    if places.size:
-        a_there, b_there = a[places], b[places]
+    if there.size:
+        a_there, b_there = a[there], b[there]
         wide = _widest(a, b)
         largest = _largest(a_there, wide), _largest(b_there, wide)
         found = _of_finite(a_there, b_there, largest, 0, tolerance)
-    worst = int(np.argmax(odd)) if odd.any() else int(places[found.worst]) if found.worst >= 0 else -1
+    worst = int(np.argmax(odd)) if odd.any() else int(there[found.worst]) if found.worst >= 0 else -1
     count = int(np.count_nonzero(odd))
     return replace(
         found,
@@ -177,9 +177,9 @@ def _of_finite(
         found = _measured(a, b, tolerance)
         worst = found.worst
     else:
-        places = np.flatnonzero(apart)
-        found = _measured(a[places], b[places], tolerance)
-        worst = int(places[found.worst]) if found.worst >= 0 else -1
+        indices = np.flatnonzero(apart)
+        found = _measured(a[indices], b[indices], tolerance)
+        worst = int(indices[found.worst]) if found.worst >= 0 else -1
     return replace(
         found,
         count=a.size,
@@ -336,8 +336,8 @@ def ulps(a: Floats, b: Floats, x: Floats, y: Floats) -> Floats:
         return steps
     if x.dtype.kind == "c":
         return np.maximum(ulps(a.real, b.real, x.real, y.real), ulps(a.imag, b.imag, x.imag, y.imag))
-    places_a, places_b = (_places(np.ascontiguousarray(v, dtype)) for v in (a, b))
-    upper, lower = np.maximum(places_a, places_b), np.minimum(places_a, places_b)
+    ranks_a, ranks_b = (_ranks(np.ascontiguousarray(v, dtype)) for v in (a, b))
+    upper, lower = np.maximum(ranks_a, ranks_b), np.minimum(ranks_a, ranks_b)
     # The difference may be beyond the signed type, but not beyond the unsigned one.
     distance: Floats = np.subtract(upper, lower, out=upper).view(f"u{dtype.itemsize}").astype(np.float64)
     if a.dtype.itemsize != dtype.itemsize or b.dtype.itemsize != dtype.itemsize:
@@ -346,11 +346,11 @@ def ulps(a: Floats, b: Floats, x: Floats, y: Floats) -> Floats:
     return distance
 
 
-def _places(values: Floats) -> NDArray[Any]:
-    """The place of each float in the order of its type, -0 and 0 at 0, in the integers of its size."""
+def _ranks(values: Floats) -> NDArray[Any]:
+    """Return the rank of each float among those of its type, -0 and 0 at 0, in integers of its size."""
     bits = values.view(f"i{values.dtype.itemsize}")
     sign = bits >> (8 * values.dtype.itemsize - 1)  # 0, or -1; without a branch, which costs more
-    places: NDArray[Any] = sign & np.iinfo(bits.dtype).max
-    np.bitwise_xor(bits, places, out=places)
-    np.subtract(places, sign, out=places)
-    return places
+    ranks: NDArray[Any] = sign & np.iinfo(bits.dtype).max
+    np.bitwise_xor(bits, ranks, out=ranks)
+    np.subtract(ranks, sign, out=ranks)
+    return ranks

@@ -64,8 +64,8 @@ class Sizes:
         top = numbers.max(initial=0.0)
         if top > _MOST:
             numbers = np.minimum(numbers, _MOST)
-        places = numbers.astype(np.int64) if top < 2 * _FEW else _places(numbers)
-        return cls(np.bincount(places).astype(np.int64))
+        bins = numbers.astype(np.int64) if top < 2 * _FEW else _bins(numbers)
+        return cls(np.bincount(bins).astype(np.int64))
 
     @classmethod
     def zeros(cls, count: int) -> Sizes:
@@ -92,11 +92,11 @@ class Sizes:
         return inf if low >= _MOST else max(low, high - 1)
 
 
-def _places(numbers: NDArray[np.float64]) -> NDArray[np.int64]:
+def _bins(numbers: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return where each number is counted: small ones at themselves, others by their leading bits."""
     leading = numbers.view(np.int64) >> (52 - _DIGITS)
-    places: NDArray[np.int64] = np.maximum(leading - _BASE, np.minimum(numbers, _FEW).astype(np.int64))
-    return places
+    bins: NDArray[np.int64] = np.maximum(leading - _BASE, np.minimum(numbers, _FEW).astype(np.int64))
+    return bins
 
 
 def _smallest(place: int) -> float:

@@ -79,7 +79,7 @@ class Hdf5Source:
         self.stored: np.dtype[Any] = self._dtype_of(dataset, self.address)
         require_own(dataset, self.address, external=self.external)
         self.dataset = dataset
-        header = FileHeader.of(dataset.file) if self.external else self._file.header
+        header = self._file.header_of(dataset, external=self.external)
         self.decoding = None if self.as_stored else find_decoding(dataset, header.is_netcdf)
         self.dtype = self.decoding.dtype if self.decoding else self.stored
         self.shape: tuple[int, ...] = dataset.shape

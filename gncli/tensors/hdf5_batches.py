@@ -76,10 +76,10 @@ class BatchReader:
         starts, stops = offsets[order], np.maximum.accumulate((offsets + sizes)[order])
         cuts = (np.flatnonzero(starts[1:] > stops[:-1] + _GAP) + 1).tolist()
         spans = [slice(*span) for span in zip([0, *cuts], [*cuts, len(starts)], strict=True)]
-        places = [(int(starts[span][0]), int(stops[span][-1])) for span in spans]
-        room = scratch("stored", sum(stop - start for start, stop in places))
+        extents = [(int(starts[span][0]), int(stops[span][-1])) for span in spans]
+        room = scratch("stored", sum(stop - start for start, stop in extents))
         done = 0
-        for span, (start, stop) in zip(spans, places, strict=True):
+        for span, (start, stop) in zip(spans, extents, strict=True):
             read_at(self._descriptor, room[done : done + stop - start], start, self._address)
             starts[span] += done - start
             done += stop - start

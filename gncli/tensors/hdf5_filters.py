@@ -35,6 +35,7 @@ LIBRARY = _zlib()
 Bytes = NDArray[np.uint8]
 BITSHUFFLE = 32008
 DEFLATE, SHUFFLE, FLETCHER32 = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32
+SAME_SIZE = (SHUFFLE, FLETCHER32)  # filters that make all chunks of a dataset equally long
 WORD: dict[int, Any] = {
     2: np.dtype("<u2"),
     4: np.dtype("<u4"),
@@ -92,11 +93,6 @@ class Pipeline:
             filters.append((code, tuple(values)))
         return cls(tuple(filters))
 
-    @property
-    def changes_size(self) -> bool:
-        """Return whether the filters make chunks of different sizes."""
-        return any(code not in (SHUFFLE, FLETCHER32) for code, _ in self.filters)
-
     def encode(self, data: Bytes) -> Bytes | bytes:
         """A chunk's bytes as they are stored; perhaps `data` itself, perhaps the thread's scratch."""
         stored: Bytes | bytes = data
@@ -142,7 +138,7 @@ class Pipeline:
 
 def changes_size(dataset: Dataset) -> bool:
     """Return whether its filters make chunks of different sizes."""
-    return any(each.code not in (SHUFFLE, FLETCHER32) for each in dataset.storage.filters)
+    return any(each.code not in SAME_SIZE for each in dataset.storage.filters)
 
 
 def settings_like(dataset: Dataset) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import h5py
 
 from gncli.errors import FormatError
-from gncli.tensors.hdf5_filters import BITSHUFFLE, FLETCHER32, SHUFFLE
+from gncli.tensors.hdf5_filters import BITSHUFFLE, FLETCHER32, SAME_SIZE
 from gncli.tensors.hdf5_opened import Dataset
 from gncli.tensors.hdf5_places import user_block
 
@@ -39,7 +39,7 @@ def require_whole_chunks(dataset: Dataset, descriptor: int, address: str) -> Non
     readable = length_of is not None and not user_block(dataset.file)
     before = [code for code, _ in filters[:-1]]
     expected = nbytes + CHECKSUM * before.count(FLETCHER32)
-    same_size = all(code in (SHUFFLE, FLETCHER32) for code in before)
+    same_size = all(code in SAME_SIZE for code in before)
 
     bad: list[str] = []
 

@@ -15,7 +15,7 @@ from gncli.tensors.hdf5_cf import find_decoding
 from gncli.tensors.hdf5_errors import H5PY_ERRORS, h5py_reason, translated
 from gncli.tensors.hdf5_find import find, numeric_dtype, walk
 from gncli.tensors.hdf5_names import encoded
-from gncli.tensors.hdf5_opened import Dataset, FileHeader
+from gncli.tensors.hdf5_opened import Dataset
 from gncli.tensors.hdf5_safety import lookup, object_of, open_file, require_own
 from gncli.tensors.header import TensorHeader
 
@@ -58,7 +58,8 @@ def inspect_datasets(
                     require_own(dataset, address, external=external)
                     others = [other for other in names[object_of(dataset)] if other != name]
                     links = [{"path": other, "kind": _kind(file, other)} for other in others]
-                    header = _header(address, dataset, links)
+                    is_netcdf = file.header_of(dataset, external=external).is_netcdf
+                    header = _header(address, dataset, links, is_netcdf=is_netcdf)
             except GnError as error:
                 wrong = wrong or error
             else:
@@ -67,7 +68,7 @@ def inspect_datasets(
         raise wrong
 
 
-def _header(address: str, dataset: Dataset, links: list[dict[str, str]]) -> TensorHeader:
+def _header(address: str, dataset: Dataset, links: list[dict[str, str]], *, is_netcdf: bool) -> TensorHeader:
     stored = dataset.storage
     storage = "external" if stored.files else STORAGE.get(stored.layout, "unknown")
     return TensorHeader(
@@ -82,7 +83,7 @@ def _header(address: str, dataset: Dataset, links: list[dict[str, str]]) -> Tens
         [_filter(*each) for each in stored.filters],
         _attributes(dataset),
         links,
-        find_decoding(dataset, FileHeader.of(dataset.file).is_netcdf),
+        find_decoding(dataset, is_netcdf),
     )
 
 

@@ -163,6 +163,10 @@ class ReadFile(h5py.File):  # type: ignore[misc]  # h5py has no types
         """What the file says of itself."""
         return FileHeader.of(self)
 
+    def header_of(self, dataset: Dataset, *, external: bool) -> FileHeader:
+        """Return the header of the dataset's file: perhaps another one, if `external` links are followed."""
+        return FileHeader.of(dataset.file) if external else self.header
+
     def note_found(self, name: str, dataset: Dataset) -> None:
         """Keep a dataset open for whoever reads it next, unless there are many of these."""
         if len(self.found) < MOST_FOUND:

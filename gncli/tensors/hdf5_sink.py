@@ -29,6 +29,7 @@ from gncli.tensors.hdf5_datasets import (
     standing,
     write_attributes,
 )
+from gncli.tensors.hdf5_filters import changes_size
 from gncli.tensors.hdf5_grid import hyperslabs
 from gncli.tensors.hdf5_matlab import is_matlab, mark_variable
 from gncli.tensors.hdf5_names import encoded, link_name
@@ -299,7 +300,7 @@ def _replaced(source: Source) -> list[tuple[int, int]]:
         return []
     if source.places:
         return source.places.ranges(math.prod(source.shape))
-    return source.raw.table.ranges() if source.raw and source.raw.pipeline.changes_size else []
+    return source.raw.table.ranges() if source.raw and changes_size(source.dataset) else []
 
 
 def _own_name(source: Source) -> str:
